@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import shutil
 import time
 import tracemalloc
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +24,7 @@ from gpt.training.evaluation import mean_loss, perplexity
 from gpt.training.loading import load_model
 from gpt.training.run_folder import check_unused
 from gpt.weights import hub
+from scripts.shared.traced_memory import added_bytes, traced
 
 EXAMPLES = """examples:
   python scripts/quantize.py                                             the demo's model in 8 bits
@@ -144,16 +143,6 @@ def _quantized(
     return _measure(model, to_test, folder)
 
 
-@contextlib.contextmanager
-def traced() -> Iterator[None]:
-    """Let Python count its memory. It is slow while it does, so that it must end with the block, also in an error."""
-    tracemalloc.start()
-    try:
-        yield
-    finally:
-        tracemalloc.stop()
-
-
 def _measure_float(arguments: argparse.Namespace) -> dict[str, float]:
     model, _, _, to_test = _load(arguments)
     return _measure(model, to_test, hub.find(arguments.model))
@@ -185,9 +174,7 @@ def _measure(model: Any, tokens: np.ndarray, place: Path) -> dict[str, float]:
     started = time.perf_counter()
     model.generate(prompt, WRITTEN_TOKENS, temperature=0)
     seconds = time.perf_counter() - started
-    with traced():
-        model.generate(prompt, 8, temperature=0)
-        working = tracemalloc.get_traced_memory()[1]
+    working = added_bytes(lambda: model.generate(prompt, 8, temperature=0))
     files = [place] if place.is_file() else [*place.glob("model*.safetensors"), *place.glob("checkpoint-*/model.*")]
     return {
         "perplexity": perplexity(loss),

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import tracemalloc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from finetune.objectives.sft import sft_loss
@@ -22,6 +21,7 @@ from gpt.training.run import Run
 from gpt.training.run_state import settings_of
 from gpt.training.training_step import language_model_loss
 from minigrad.optim import Optimizer
+from scripts.shared.traced_memory import added_bytes
 
 EXPLANATION = """\
      base   the model before fine-tuning
@@ -67,21 +67,6 @@ def moment_bytes(optimizer: Optimizer) -> int:
     """Bytes of an optimizer's state."""
     states = optimizer.state_dict()["state"].values()
     return sum(value.nbytes for state in states for value in state.values() if hasattr(value, "nbytes"))
-
-
-def added_bytes(take_step: Callable[[], object]) -> int:
-    """The most bytes that `take_step()` uses at one time, beside what is held before it.
-
-    Python counts every allocation (tracemalloc); on the CPU only.
-    """
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        take_step()
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    return peak - before
 
 
 def as_table(rows: Sequence[dict[str, Any]]) -> str:
