@@ -3,8 +3,8 @@
 It is a wrapper, not a subclass, so NumPy cannot get at the numbers by itself. What CuPy refuses is refused:
 implicit conversion (`np.asarray(x)`), arithmetic between the two kinds of arrays, names and arguments that CuPy lacks.
 What CuPy allows although it waits for the device (`float(x)`, `if x`, masks as indices) is counted. And some of what
-CuPy allows silently is refused as well, because it is a slip whenever it happens in this project: `np.exp(x)`, writing
-a NumPy array into a device array, indexing with one, assigning twice to one place.
+CuPy allows silently is refused as well, because it is a slip whenever it happens in this project: `np.exp(x)`,
+`np.float64(2) * x`, writing a NumPy array into a device array, indexing with one, assigning twice to one place.
 """
 
 import functools
@@ -46,7 +46,6 @@ class ndarray:
     strides = property(lambda self: self._host.strides)
     T = property(lambda self: view(self, self._host.T))
     real = property(lambda self: view(self, self._host.real))
-    imag = property(lambda self: view(self, self._host.imag))
     flags = property(lambda self: Flags(self))
     data = property(lambda self: Pointer(self))
 
@@ -55,16 +54,11 @@ class ndarray:
     def __array__(self, dtype=None, copy=None):
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()` to construct one.")
 
-    def __array_ufunc__(self, ufunc, method, *inputs, **options):
-        scalar_first = method == "__call__" and isinstance(inputs[0], np.generic) and len(inputs) == 2
-        if scalar_first and not options and inputs[1] is self:  # np.float32(2) * x
-            return elementwise(ufunc.__name__, *inputs)
-        if any(isinstance(x, np.ndarray) for x in (*inputs, *options.get("out", ()))):
-            raise TypeError(f"Unsupported type <class 'numpy.ndarray'>: np.{ufunc.__name__} of NumPy and CuPy arrays")
-        raise TypeError(f"np.{ufunc.__name__} of a CuPy array: ask xp = module_of(x), and call xp.{ufunc.__name__}")
+    def __array_function__(self, function, *arguments, **options):
+        name = function.__name__
+        raise TypeError(f"np.{name} of a CuPy array: ask xp = module_of(x), and call xp.{name}")
 
-    def __array_function__(self, func, types, args, kwargs):
-        raise TypeError(f"np.{func.__name__} of a CuPy array: ask xp = module_of(x), and call xp.{func.__name__}")
+    __array_ufunc__ = __array_function__
 
     # --- what waits for the device ---
 
@@ -81,14 +75,7 @@ class ndarray:
     __bool__, __int__, __float__, __complex__ = _waits(bool), _waits(int), _waits(float), _waits(complex)
     __repr__, __str__ = _waits(repr), _waits(str)
 
-    def __format__(self, spec):
-        counters.synchronise(copies=1)
-        return format(self._host.item() if self.ndim == 0 else self._host, spec)
-
     # --- copies, views and the rest ---
-
-    def __deepcopy__(self, memo):
-        return wrap(self._host.copy())
 
     def __len__(self):
         return len(self._host)
@@ -121,7 +108,7 @@ class Flags:
     """Where the numbers lie. As in CuPy, an array owns its memory unless it is a view of another."""
 
     def __init__(self, array):
-        self.c_contiguous, self.f_contiguous = array._host.flags.c_contiguous, array._host.flags.f_contiguous
+        self.c_contiguous = array._host.flags.c_contiguous
         self.owndata = array.base is None
 
 
@@ -171,10 +158,6 @@ class Device:
 
 def wrap(host):
     """The result of a NumPy function as CuPy returns it: arrays (0-d ones too) on the device."""
-    if isinstance(host, tuple | list):
-        return type(host)(*map(wrap, host)) if hasattr(host, "_fields") else type(host)(map(wrap, host))
-    if not isinstance(host, np.ndarray | np.generic):
-        return host
     array = object.__new__(ndarray)
     array._host = np.asarray(host)
     array.base = None
@@ -195,8 +178,7 @@ def result(host, *inputs):
     """`host` as a device array: one of the inputs itself, a view of one, or a new array."""
     if isinstance(host, tuple | list):
         return type(host)([result(part, *inputs) for part in host])
-    if not isinstance(host, np.ndarray):
-        return wrap(host)
+    host = np.asarray(host)
     for x in inputs:
         if host is x._host:
             return x
@@ -298,61 +280,55 @@ def scatter(array, slices, value, ufunc):
 # --- elementwise functions and operators -----------------------------------------------------------------------------
 
 
-def elementwise(name, *inputs, out=None, casting="same_kind", dtype=None):
+def elementwise(name, *inputs, out=None):
     """CuPy's ufunc `name`: NumPy's arithmetic in the dtypes that CuPy would compute in."""
     arrays = device_arrays(*inputs, out)
     for x in inputs:
         if not isinstance(x, ndarray | np.generic | bool | int | float | complex):
             raise TypeError(f"Unsupported type {type(x)} in cupy.{name}")
     hosts = [unwrap(x) for x in inputs]
-    takes, gives = loop(name, NAMES["ufuncs"][name]["types"], hosts, dtype)
+    takes, gives = loop(name, NAMES["ufuncs"][name]["types"], hosts)
     hosts = [np.asarray(x).astype(kind, copy=False) for x, kind in zip(hosts, takes, strict=True)]
     with np.errstate(all="ignore"):  # a GPU does not warn
         found = getattr(np, name)(*hosts)
     found = [np.asarray(x) for x in (found if isinstance(found, tuple) else (found,))]
     found = [x.astype(kind, copy=False) for x, kind in zip(found, gives, strict=True)]
     if out is not None:
-        return _written(out, found[0], casting)
-    outputs = tuple([result(x, *arrays) for x in found])
+        return _written(out, found[0])
+    outputs = result(tuple(found), *arrays)
     return outputs if len(outputs) > 1 else outputs[0]
 
 
-def _written(out, found, casting):
-    out = out[0] if isinstance(out, tuple) else out
+def _written(out, found):
     if not isinstance(out, ndarray):
         raise TypeError(f"return arrays must be of ArrayType, not {type(out)}")
-    if not np.can_cast(found.dtype, out.dtype, casting):
-        raise TypeError(f"output (typecode {found.dtype.char!r}) could not be coerced to {out.dtype} by {casting!r}")
+    if not np.can_cast(found.dtype, out.dtype, "same_kind"):
+        raise TypeError(f"output (typecode {found.dtype.char!r}) could not be coerced to {out.dtype}")
     if np.broadcast_shapes(found.shape, out.shape) != out.shape:
         raise ValueError(f"Out shape is mismatched: {out.shape} for {found.shape}")
     out._host[...] = found
     return out
 
 
-def loop(name, types, hosts, dtype=None):
+def loop(name, types, hosts):
     """The dtypes (in, out) of the first of CuPy's loops that takes the inputs; Python numbers adapt to the arrays."""
     kinds = tuple([x.dtype if isinstance(x, np.ndarray | np.generic) else type(x) for x in hosts])
-    return _loop(name, tuple(types), kinds, dtype)
+    return _loop(name, tuple(types), kinds)
 
 
 @functools.cache
-def _loop(name, types, kinds, dtype):
-    given = [kind for kind in kinds if isinstance(kind, np.dtype)]
-    common = np.result_type(*given) if given else None
+def _loop(name, types, kinds):
+    common = np.result_type(*[kind for kind in kinds if isinstance(kind, np.dtype)])
     kinds = [kind if isinstance(kind, np.dtype) else _adapted(kind, common) for kind in kinds]
     known = [signature for signature in types if "E" not in signature or _has_bfloat16()]
     for takes, gives in [[list(map(_dtype, side)) for side in signature.split("->")] for signature in known]:
-        if dtype is not None and gives[0] != dtype:
-            continue
-        if dtype is not None or all(map(np.can_cast, kinds, takes)):
+        if all(map(np.can_cast, kinds, takes)):
             return takes, gives
     raise TypeError(f"cupy.{name} has no loop for {', '.join(map(str, kinds))}; it has {' '.join(types)}")
 
 
 def _adapted(kind, common):
     """The dtype of a Python number beside arrays whose dtype is `common`."""
-    if common is None:
-        return np.result_type(kind(0))
     if common.name == "bfloat16" and kind is not complex:  # which NumPy does not know as a floating dtype
         return common
     return np.result_type(common, kind(0))
@@ -414,11 +390,8 @@ def _method(name, parameters):
     def run(self, *args, **options):
         check_call(f"ndarray.{name}", parameters, args, options)
         arrays = device_arrays(self, *args, options)
-        options = {key: unwrap(value) for key, value in options.items()}
-        out = options.get("out")
-        found = getattr(self._host, name)(*map(unwrap, args), **options)
-        if out is not None:
-            return next(x for x in arrays if x._host is out)
+        named = {key: unwrap(value) for key, value in options.items()}
+        found = getattr(self._host, name)(*map(unwrap, args), **named)
         return found if found is None else result(found, *arrays)
 
     run.__name__ = name

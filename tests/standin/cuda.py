@@ -20,8 +20,7 @@ cuda = types.SimpleNamespace(
 
 class RawKernel:
     """A CUDA kernel, given as source, run by the emulation on the CPU. It is stricter than CuPy, which passes on what
-    it gets: NumPy arrays are refused. Python numbers become what CuPy makes of them (8 bytes each), which the emulation
-    refuses unless the kernel expects that.
+    it gets: NumPy arrays are refused, and the emulation refuses Python numbers, of which CuPy passes 8 bytes each.
     """
 
     def __init__(self, code, name):
@@ -36,5 +35,4 @@ class RawKernel:
             return arg._host
         if isinstance(arg, np.ndarray):
             raise TypeError(f"{self.name}: Unsupported type <class 'numpy.ndarray'>, which is not on the device")
-        passed_as = {bool: np.bool_, int: np.int64, float: np.float64, complex: np.complex128}
-        return passed_as[type(arg)](arg) if type(arg) in passed_as else arg
+        return arg

@@ -7,13 +7,9 @@ from .arrays import Device, device_arrays, elementwise, matrix_product, ndarray,
 from .signatures import NAMES, check_call, check_positions, signature
 
 # These make arrays from numbers, shapes and lists; the others need a device array among their arguments.
-CREATES = {"zeros", "ones", "empty", "full", "arange", "eye", "identity", "linspace", "tri", "logspace", "indices"}
-CONVERTS = {"array", "asarray", "asanyarray", "ascontiguousarray", "asfortranarray"}
-# These answer with Python objects, and take dtypes and shapes too.
-ANSWERS = {
-    *("promote_types", "result_type", "can_cast", "isscalar", "issubdtype", "isdtype", "broadcast_shapes"),
-    *("shape", "ndim", "size", "may_share_memory", "shares_memory", "iscomplexobj", "isrealobj", "min_scalar_type"),
-}
+CREATES = {"zeros", "ones", "empty", "full", "arange", "tri"}
+CONVERTS = {"array", "asarray", "ascontiguousarray"}
+ANSWERS = {"promote_types", "may_share_memory"}  # with Python objects
 # The size of what these return depends on the numbers, so the host waits for them.
 SYNCHRONISES = {
     *("argwhere", "nonzero", "flatnonzero", "unique", "extract", "compress", "bincount", "histogram", "repeat"),
@@ -27,9 +23,7 @@ def convert(name, obj, *args, **options):
     if isinstance(obj, ndarray) and obj.device != Device():
         return wrap(obj._host.copy())  # from one GPU to another
     if isinstance(obj, ndarray):
-        return result(np.asarray(getattr(np, name)(obj._host, *args, **options)), obj)
-    if isinstance(obj, list | tuple) and device_arrays(obj):
-        return wrap(np.array([np.asarray(unwrap(convert(name, part))) for part in obj], *args, **options))
+        return result(getattr(np, name)(obj._host, *args, **options), obj)
     counters.upload()
     return wrap(np.array(getattr(np, name)(obj, *args, **options)))
 
@@ -39,17 +33,15 @@ def einsum(*operands, **options):
     if set(options) - {"dtype", "optimize"}:
         raise TypeError(f"einsum() got unexpected keyword arguments {sorted(set(options) - {'dtype', 'optimize'})}")
     arrays = device_arrays(*operands)
-    return result(np.asarray(np.einsum(*map(unwrap, operands), **options)), *arrays)
+    return result(np.einsum(*map(unwrap, operands), **options), *arrays)
 
 
-def where(condition, x=None, y=None):
-    """x where the condition is True, y elsewhere. With the condition alone the host waits, as for `nonzero`."""
+def where(condition, x, y):
+    """x where the condition is True, y elsewhere."""
     if not isinstance(condition, ndarray):
         raise TypeError(f"cupy.where needs a CuPy array as its condition, not {type(condition)}")
-    if x is None and y is None:
-        return condition.nonzero()
     arrays = device_arrays(condition, x, y)
-    return result(np.asarray(np.where(condition._host, unwrap(x), unwrap(y))), *arrays)
+    return result(np.where(condition._host, unwrap(x), unwrap(y)), *arrays)
 
 
 class Ufunc:
@@ -97,16 +89,12 @@ def function(name):
         if name.startswith("empty"):
             return result(unwritten(compute(*hosts, **named)), *arrays)
         if name in CREATES:
-            return result(np.asarray(compute(*hosts, **named)))
+            return result(compute(*hosts, **named))
         if not arrays:
             raise TypeError(f"cupy.{name} got no CuPy array, but {', '.join(str(type(x)) for x in args)}")
         with np.errstate(all="ignore"):
             found = compute(*hosts, **named)
-        if options.get("out") is not None:
-            return options["out"]
-        return (
-            None if found is None else result(found if isinstance(found, tuple | list) else np.asarray(found), *arrays)
-        )
+        return None if found is None else result(found, *arrays)
 
     run.__name__ = name
     return run
