@@ -9,11 +9,11 @@ from numpy.testing import assert_allclose, assert_array_equal
 import minigrad.functional as F
 from finetune.objectives.model_with_head import HEAD_FORMAT, ModelWithHead, freeze, load_classifier, save_classifier
 from gpt.training.checkpoint import load_checkpoint, save_checkpoint
-from tests.finetune.small import GOLDEN, small_tokenizer
-from tests.gpt.small import assert_same, gradients_of, random_ids, small_gpt, small_llama
+from tests.finetune.golden.make_llama_tuning import FOLDER
+from tests.finetune.small import small_tokenizer
+from tests.gpt.small import assert_same, golden_arrays, gradients_of, random_ids, small_gpt, small_llama
 from tests.helpers import read_json, write_json
 
-LLAMA = GOLDEN / "llama"
 LABELS = ["ham", "spam", "eggs"]
 
 
@@ -97,30 +97,24 @@ def test_checkpoint_and_back(tmp_path, base):
 # --- as transformers' folder ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "folder, expected, scores, labels, tolerance",
-    [
-        (GOLDEN / "classifier", GOLDEN / "classifier.npz", "logits", LABELS, 1e-12),
-        (LLAMA / "classifier", LLAMA / "expected.npz", "scores", ["no", "yes", "perhaps"], 1e-5),  # angles in float32
-    ],
-)
-def test_scores_are_those_of_transformers(folder, expected, scores, labels, tolerance):
-    model = load_classifier(folder).to("float64")
-    with np.load(expected) as golden:
-        assert model.labels == labels and not model.training
-        assert_allclose(model(golden["ids"], golden["lengths"]).data, golden[scores], atol=tolerance)
+def test_scores_are_those_of_transformers():
+    model = load_classifier(FOLDER / "classifier").to("float64")
+    golden = golden_arrays(FOLDER / "expected")
+    assert model.labels == ["no", "yes", "perhaps"] and not model.training
+    found = model(golden["ids"], golden["lengths"]).data
+    assert_allclose(found, golden["scores"], atol=1e-5)  # angles in float32
 
 
 def test_damaged_folders_are_refused(tmp_path):
     folder = tmp_path / "classifier"
-    shutil.copytree(GOLDEN / "classifier", folder)
+    shutil.copytree(FOLDER / "classifier", folder)
     config = read_json(folder / "config.json")
     for labels in ([], {}, {"0": "a", "2": "b"}, {"0": 1}):
         write_json(folder / "config.json", {**config, "id2label": labels})
         with pytest.raises(ValueError, match=r"config\.json: id2label must name the classes"):
             load_classifier(folder)
     write_json(folder / "config.json", {**config, "id2label": {"0": "a", "1": "b"}})
-    with pytest.raises(ValueError, match=r"score\.weight has the shape \(3, 8\) instead of \(2, 8\)"):
+    with pytest.raises(ValueError, match=r"score\.weight has the shape \(3, 16\) instead of \(2, 16\)"):
         load_classifier(folder)
 
 
@@ -163,3 +157,4 @@ def test_transformers_computes_the_same_with_what_is_saved(make, changes, labels
     theirs.float().save_pretrained(tmp_path / "again")
     again = load_classifier(tmp_path / "again")
     assert again.labels == labels and again.config == load_classifier(tmp_path).config
+    assert_same(again, model.to("float32"))
