@@ -22,11 +22,19 @@ from gpt.training import data_parallel
 from gpt.training.batches import RandomBatches
 from gpt.training.data_parallel import ALONE, MPITeam, Team
 from gpt.training.evaluation import evaluate
-from gpt.training.log import read_log
 from minigrad import backend
 from scripts import train
 from tests.gpt.small import assert_same, small_gpt
-from tests.scripts.running import ROOT, command, environment, refusal, run_here, run_process, write_text
+from tests.scripts.running import (
+    ROOT,
+    command,
+    environment,
+    log_without_times,
+    refusal,
+    run_here,
+    run_process,
+    write_text,
+)
 
 OPTIONS = {
     "n-layer": 1, "n-head": 2, "n-embd": 16, "block-size": 16, "vocab-size": 257, "batch-size": 5, "max-iters": 6,
@@ -79,23 +87,22 @@ def alone(text, tmp_path_factory):
     return folder
 
 
-def weights(folder):
-    return load_checkpoint(folder, with_optimizer=False).model.state_dict()
+def numbers(folder):
+    """The weights of a run, and its optimizer's moments and counts."""
+    checkpoint = load_checkpoint(folder)
+    state = checkpoint.optimizer_state["state"].items()
+    moments = {f"{place}/{name}": value for place, values in state for name, value in values.items()}
+    return {**checkpoint.model.state_dict(), **moments}
 
 
-def losses(folder):
-    return {
-        (row["step"], name): row[name]
-        for row in read_log(folder / "log.jsonl")
-        for name in ("loss", "grad_norm", "val_loss", "num_tokens")
-        if name in row
-    }
-
-
-def assert_same_run(folder, other):
-    assert losses(folder).keys() == losses(other).keys() and losses(folder) == pytest.approx(losses(other), rel=1e-5)
+def assert_same_up_to_rounding(folder, other, rounding=1e-4):
+    ours, theirs = log_without_times(folder), log_without_times(other)
+    assert len(ours) == len(theirs) > 4 and any("val_loss" in row for row in ours)
+    for row, expected in zip(ours, theirs):
+        assert row == pytest.approx(expected, rel=rounding, abs=1e-6)
     # Where a gradient is 0 but for rounding, as a key's bias has it, Adam's steps are rounding, too.
-    assert_same(weights(folder), weights(other), atol=1e-5)
+    if rounding < 1e-3:  # after that of bfloat16, Adam's first steps differ even more
+        assert_same(numbers(folder), numbers(other), rtol=rounding, atol=rounding / 10)
 
 
 # --- as one process with the whole batch ------------------------------------------------------------------------------
@@ -117,7 +124,7 @@ def test_a_run_goes_on_with_another_number_of_processes(text, alone, tmp_path):
     assert done.stdout.count("resuming") == 1  # one of them talks
     assert load_checkpoint(folder).state["step"] == 5
     assert run_here(train.main, *resume) == 0
-    assert_same_run(folder, alone)
+    assert_same_up_to_rounding(folder, alone)
 
 
 # --- when one of them dies --------------------------------------------------------------------------------------------
@@ -139,7 +146,7 @@ def test_a_process_that_dies_ends_a_run_and_leaves_a_checkpoint(text, alone, tmp
     assert "Traceback" not in done.stderr
     assert load_checkpoint(folder).state["step"] == 2
     assert run_here(train.main, "--init-from", "resume", "--out-dir", folder) == 0
-    assert_same_run(folder, alone)
+    assert_same_up_to_rounding(folder, alone)
 
 
 @with_mpi

@@ -28,7 +28,7 @@ from gpt.training.training_step import accumulated_gradients, training_step
 from minigrad import nn
 from scripts import train
 from tests.gpt.small import assert_same
-from tests.gpt.test_data_parallel import options, script
+from tests.gpt.test_data_parallel import assert_same_up_to_rounding, numbers, options, script
 from tests.scripts.running import ROOT, assert_same_run, environment, log_without_times, refusal, run_here, write_text
 
 pytestmark = [
@@ -71,24 +71,6 @@ def config(text, folder, shape=(), architecture="gpt", **changes):
     model = {"n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, **dict(shape)}
     names = {"vocab_size": 257, "batch_size": 5, "architecture": architecture}
     return PretrainingConfig(data=text, out_dir=str(folder), model=model, training=training, **names)
-
-
-def numbers(folder):
-    """The weights of a run, and its optimizer's moments and counts."""
-    checkpoint = load_checkpoint(folder)
-    state = checkpoint.optimizer_state["state"].items()
-    moments = {f"{place}/{name}": value for place, values in state for name, value in values.items()}
-    return {**checkpoint.model.state_dict(), **moments}
-
-
-def assert_same_up_to_rounding(folder, other, rounding):
-    ours, theirs = log_without_times(folder), log_without_times(other)
-    assert len(ours) == len(theirs) > 4 and any("val_loss" in row for row in ours)
-    for row, expected in zip(ours, theirs):
-        assert row == pytest.approx(expected, rel=rounding, abs=1e-6)
-    # Where a gradient is 0 but for rounding, as a key's bias has it, Adam's steps are rounding, too.
-    if rounding < 1e-3:  # after that of bfloat16, Adam's first steps differ even more
-        assert_same(numbers(folder), numbers(other), rtol=rounding, atol=rounding / 10)
 
 
 # --- as one process with the whole batch ------------------------------------------------------------------------------
