@@ -22,10 +22,7 @@ from finetune.objectives.logprobs import entropy, estimated_kl, exact_kl, select
 from finetune.objectives.model_with_head import ModelWithHead
 from finetune.objectives.reward import reward_batch_loss
 from finetune.objectives.rollout import PolicyWithValue, TokenPositions, roll_out
-from finetune.quantization.array import QuantizedArray
-from finetune.quantization.nf4 import nf4
 from finetune.quantization.quantized_layers import QuantizedEmbedding, QuantizedLinear
-from finetune.quantization.rounding import absmax, zero_point
 from finetune.stages.grpo import GRPOBatch, GRPOConfig, grpo_batch_loss
 from finetune.stages.ppo import PPOBatch, PPOConfig, ppo_batch_loss
 from gpt import GPT, KVCache, load_checkpoint, save_checkpoint
@@ -44,6 +41,7 @@ from minigrad.nn.activation_checkpointing import checkpoint_activations
 from minigrad.precision import round_bfloat16
 from tests.finetune.small import normal
 from tests.finetune.test_quant_blocks import KINDS, block_array
+from tests.finetune.test_quant_layers import QUANTIZERS
 from tests.gpt.small import assert_same, random_ids, small_gpt, small_llama, weights_of
 from tests.gpt.test_training import TEXT, arrays_of, assert_same_arrays, begin, ctrl_c_at, go_on, steps_of
 from tests.minigrad.test_diagnosis import MUTANTS, with_backward
@@ -150,18 +148,8 @@ def reply_row(device):
     return [vars(rollout), *found, estimated_kl(found[0], selected_logprobs(others, TOKENS), "k3")]
 
 
-def reordered():
-    plain = zero_point(normal(33, 64), 4, 16)
-    return QuantizedArray(plain.levels(), plain.scales, plain.zeros, 4, None, np.random.default_rng(0).permutation(64))
-
-
-QUANTIZED = {
-    "8 bits": lambda: absmax(normal(33, 64)),
-    "4 bits with zeros": lambda: zero_point(normal(33, 64), 4, 16),
-    "NF4": lambda: nf4(normal(33, 64)),
-    "columns in another order": reordered,
-    **{kind: lambda kind=kind: block_array(kind, 33, 2)[0] for kind in KINDS},
-}
+QUANTIZED = {name: partial(quantize, normal(33, 64)) for name, quantize in QUANTIZERS.items()}
+QUANTIZED |= {kind: lambda kind=kind: block_array(kind, 33, 2)[0] for kind in KINDS}
 
 
 def quantized_row(make):
