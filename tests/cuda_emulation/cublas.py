@@ -8,6 +8,8 @@ import ctypes
 
 import numpy as np
 
+from minigrad.precision import bfloat16
+
 TYPES = {0: "float32", 1: "float64", 14: "bfloat16"}
 COMPUTE = {68: np.float32, 77: np.float32, 70: np.float64}  # 32F, 32F_FAST_TF32, 64F
 ALLOWED = {  # (A and B, C) -> compute types that cublasGemmStridedBatchedEx supports for them
@@ -54,17 +56,11 @@ _C = {np.float32: ctypes.c_float, np.float64: ctypes.c_double}
 def _columns(address, type_number, shape, leading, stride, batch):
     """The batch of column-major matrices at an address, (batch, rows, columns), writable."""
     rows, columns = shape
-    dtype = _bfloat16() if type_number == 14 else np.dtype(TYPES[type_number])
+    dtype = bfloat16() if type_number == 14 else np.dtype(TYPES[type_number])
     length = ((batch - 1) * stride + (columns - 1) * leading + rows) * dtype.itemsize
     memory = np.frombuffer((ctypes.c_byte * length).from_address(address), dtype=dtype)
     strides = (stride * dtype.itemsize, dtype.itemsize, leading * dtype.itemsize)
     return np.lib.stride_tricks.as_strided(memory, (batch, rows, columns), strides)
-
-
-def _bfloat16():
-    import ml_dtypes  # only where bfloat16 arrays are used
-
-    return np.dtype(ml_dtypes.bfloat16)
 
 
 def _exact(x, compute):

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from gpt.weights import safetensors_file
 from gpt.weights.safetensors_file import SafetensorsError, SafetensorsFile, write_safetensors
+from minigrad.precision import bfloat16
 from tests.helpers import full_disk_at, peak_below
 
 DTYPES = ["float64", "float32", "float16", "int64", "int32", "int16", "int8"]
@@ -95,8 +96,7 @@ def test_bfloat16_is_the_upper_half_of_a_float32(tmp_path):
 
 
 def test_bfloat16_is_written_where_there_are_arrays_of_it(tmp_path):
-    ml_dtypes = pytest.importorskip("ml_dtypes")
-    array = np.linspace(-3, 3, 12, dtype=np.float32).reshape(4, 3).astype(ml_dtypes.bfloat16).T
+    array = np.linspace(-3, 3, 12, dtype=np.float32).reshape(4, 3).astype(bfloat16()).T
     write_safetensors(tmp_path / "x", {"a": array, "b": array[:0], "c": np.array(0.5, array.dtype)})
     with SafetensorsFile(tmp_path / "x") as file:
         assert {entry.dtype for entry in file.entries.values()} == {"BF16"}

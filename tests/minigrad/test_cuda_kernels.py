@@ -13,6 +13,7 @@ from minigrad.functional.normalization import LayerNorm
 from minigrad.kernels.cpu.layer_norm import FastLayerNorm
 from minigrad.kernels.cuda import CUDA, launch
 from minigrad.kernels.dispatch import FAST
+from minigrad.precision import bfloat16
 from tests.minigrad.kernel_checks import (
     LAYOUTS,
     SAMPLES,
@@ -51,9 +52,7 @@ def test_gradients_alone_twice_and_in_any_memory_layout(name):
 
 def rounded(array):
     """The array rounded to bfloat16."""
-    import ml_dtypes
-
-    return array.astype(ml_dtypes.bfloat16)
+    return array.astype(bfloat16())
 
 
 @pytest.mark.parametrize("n", [1, 31, 33, 1025])
@@ -74,13 +73,11 @@ def test_losses_of_bfloat16(n):
 
 
 def test_store_rounds_to_the_nearest_bfloat16_ties_to_even():
-    import ml_dtypes
-
     source = """extern "C" __global__ void f(const real* x, number* out) { store(out, threadIdx.x, x[threadIdx.x]); }"""
     x = np.array([1, 1.00390625, 1.01171875, 3.14159, -2.5e38, 3.4e38, 1e-40, np.inf, -np.inf, np.nan], np.float32)
-    out = to_device(np.zeros(10, ml_dtypes.bfloat16), "cuda")
+    out = to_device(np.zeros(10, bfloat16()), "cuda")
     launch.launch(source, "f", out, 1, 10, [to_device(x, "cuda"), out])
-    np.testing.assert_array_equal(out.get().astype(np.float32), x.astype(ml_dtypes.bfloat16).astype(np.float32))
+    np.testing.assert_array_equal(out.get().astype(np.float32), rounded(x).astype(np.float32))
 
 
 # --- what nobody checks on a GPU ---

@@ -8,9 +8,10 @@ CuPy allows silently is refused as well, because it is a slip whenever it happen
 """
 
 import functools
-import importlib.util
 
 import numpy as np
+
+from minigrad.precision import bfloat16
 
 from . import counters
 from .signatures import NAMES, check_call
@@ -320,8 +321,7 @@ def loop(name, types, hosts):
 def _loop(name, types, kinds):
     common = np.result_type(*[kind for kind in kinds if isinstance(kind, np.dtype)])
     kinds = [kind if isinstance(kind, np.dtype) else _adapted(kind, common) for kind in kinds]
-    known = [signature for signature in types if "E" not in signature or _has_bfloat16()]
-    for takes, gives in [[list(map(_dtype, side)) for side in signature.split("->")] for signature in known]:
+    for takes, gives in [[list(map(_dtype, side)) for side in signature.split("->")] for signature in types]:
         if all(map(np.can_cast, kinds, takes)):
             return takes, gives
     raise TypeError(f"cupy.{name} has no loop for {', '.join(map(str, kinds))}; it has {' '.join(types)}")
@@ -335,15 +335,8 @@ def _adapted(kind, common):
 
 
 @functools.cache
-def _has_bfloat16():
-    return importlib.util.find_spec("ml_dtypes") is not None
-
-
-@functools.cache
 def _dtype(char):
-    if char != "E":
-        return np.dtype(char)
-    return np.dtype(importlib.import_module("ml_dtypes").bfloat16)
+    return bfloat16() if char == "E" else np.dtype(char)
 
 
 def matrix_product(x, y):
