@@ -27,7 +27,7 @@ from gpt.training.training_config import TrainingConfig
 from gpt.training.training_step import accumulated_gradients, training_step
 from minigrad import nn
 from scripts import train
-from tests.gpt.small import assert_same
+from tests.gpt.small import assert_same, weights_of
 from tests.gpt.test_data_parallel import assert_same_up_to_rounding, numbers, options, script
 from tests.scripts.running import ROOT, assert_same_run, environment, log_without_times, refusal, run_here, write_text
 
@@ -165,7 +165,7 @@ def test_a_gradient_may_come_from_one_process_or_from_none(uses):
                 assert all((array == seen[0]).all() for array in seen)
             held = team.gather(list(optimizer.state))
         assert held == ([[0], [1]] if len(held) > 1 else [[0, 1]])  # the moments of its own in each process
-        return {name: array.copy() for name, array in model.state_dict().items()}
+        return weights_of(model)
 
     shares = [[(np.float32(rank + i + 1), use) for i, use in enumerate(each)] for rank, each in enumerate(uses)]
     found, again = (trained(lambda rank: shares[rank], ForkedTeam(2)) for _ in range(2))

@@ -10,6 +10,7 @@ from gpt import GPT, LanguageModel, Llama, LlamaConfig
 from gpt.model_config import RopeScaling
 from gpt.weights import gguf_writing, gpt2_gguf, llama_gguf
 from gpt.weights.gguf_file import K_QUANTS, GGUFError
+from tests.gpt import small
 from tests.gpt.gguf_files import write_gguf
 from tests.gpt.small import GOLDEN, golden_arrays, random_ids
 from tests.helpers import change_json, read_json, write_json
@@ -143,7 +144,7 @@ def test_a_variant_computes_what_transformers_computes(tmp_path, name):
     assert_same(model, ids, outputs(again.float().eval(), ids))
     back = type(model).from_pretrained(tmp_path / "ours")
     assert back.config == model.config
-    assert all(np.array_equal(a, b) for a, b in zip(back.state_dict().values(), model.state_dict().values()))
+    small.assert_same(back, model)
 
 
 @pytest.mark.oracle
@@ -192,7 +193,7 @@ def test_a_variant_in_a_gguf_file(tmp_path, name):
     metadata = {"general.architecture": arch, **settings_of(model), **extra}
     loaded = LanguageModel.from_pretrained(write_gguf(tmp_path / "model.gguf", metadata, tensors_of(model)))
     assert loaded.config == model.config
-    assert all(np.array_equal(a, b) for a, b in zip(loaded.state_dict().values(), model.state_dict().values()))
+    small.assert_same(loaded, model)
 
 
 @pytest.mark.oracle("gguf", "torch", "transformers")

@@ -10,6 +10,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 import minigrad.functional as F
 from minigrad import Tensor, manual_seed, nn, optim, use_kernels
 from minigrad.nn.layers import activate
+from tests.gpt.small import assert_same, weights_of
 
 
 class Block(nn.Module):
@@ -256,12 +257,11 @@ def test_loading_in_part():
 )
 def test_a_state_that_does_not_fit_changes_nothing(change, message):
     model, other = Model(), Model()
-    before = {name: array.copy() for name, array in model.state_dict().items()}
+    before = weights_of(model)
     state = {**other.state_dict(), **change}
     with pytest.raises(ValueError, match=message):
         model.load_state_dict({name: array for name, array in state.items() if array is not None})
-    for name, array in model.state_dict().items():
-        assert_array_equal(array, before[name])
+    assert_same(model, before)
 
 
 def test_a_buffer_is_an_array():
@@ -362,8 +362,7 @@ def test_the_seed_decides_the_initial_weights():
     manual_seed(1)
     first, other = Model().state_dict(), Model().state_dict()
     manual_seed(1)
-    for name, array in Model().state_dict().items():
-        assert_array_equal(array, first[name])
+    assert_same(Model(), first)
     assert not np.array_equal(first["embedding.weight"], other["embedding.weight"])
 
 

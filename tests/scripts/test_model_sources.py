@@ -13,7 +13,7 @@ from gpt.training.loading import NotTrainableError, load_model
 from gpt.weights.gguf_writing import write_gguf
 from scripts import generate, lora, train
 from tests.finetune.small import few_items, small_chat_model, write_rows
-from tests.gpt.small import save_model
+from tests.gpt.small import assert_same, save_model
 from tests.scripts.running import refusal, run_here, write_text
 
 FEW = ["--max-iters", 1, "--batch-size", 2, "--eval-interval", 0, "--warmup-iters", 0]
@@ -113,5 +113,5 @@ def test_a_run_of_adapters_is_loaded_as_it_is_merged(method, folder, tmp_path, c
     places = (folder / method, tmp_path / "merged", folder / "run")
     loaded, merged, base = (load_model(place)[0].state_dict() for place in places)
     assert (note in capsys.readouterr().out) == (method == "qlora")
-    assert loaded.keys() == merged.keys() and all(np.array_equal(array, merged[name]) for name, array in loaded.items())
+    assert_same(loaded, merged)
     assert not all(np.array_equal(array, base[name]) for name, array in loaded.items())

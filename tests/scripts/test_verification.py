@@ -16,7 +16,7 @@ from minigrad import nn, use_kernels
 from minigrad.functional.activation import Gelu
 from scripts.shared import verification
 from scripts.shared.verification import TOLERANCE, Comparison
-from tests.gpt.small import GOLDEN, random_ids, small_gpt, small_llama
+from tests.gpt.small import GOLDEN, assert_same, random_ids, small_gpt, small_llama, weights_of
 
 REFERENCE = GOLDEN / "gpt2-folder-trace.npz"
 
@@ -188,12 +188,12 @@ def test_a_difference_is_measured_by_the_spread():
 )
 def test_a_trace_changes_nothing_and_survives_a_file(tmp_path, small, changes):
     model = small(dtype="float64", **changes).train()
-    before = {name: array.copy() for name, array in model.state_dict().items()}
+    before = weights_of(model)
     ids, targets = random_ids((2, 5)), random_ids((2, 5), seed=1)
     trace = verification.trace(model, ids, targets, new_tokens=20)
     assert model.training and all(p.grad is None for p in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())
-    assert all(np.array_equal(before[name], array) for name, array in model.state_dict().items())
+    assert_same(model, before)
     assert [len(row) for row in trace.continuation] == [7, 7]  # as much as the block has room for
     assert set(trace.activations) == {stage.name for stage in verification.stages(model.config)}
 
