@@ -1,7 +1,5 @@
 """Compare speed and memory with PyTorch, transformers and tokenizers: same model, batch, dtype and threads."""
 
-from __future__ import annotations
-
 import json
 import os
 import platform

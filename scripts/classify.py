@@ -1,7 +1,5 @@
 """Train a classifier: a new head on a trained model, alone or with some or all of the model's blocks."""
 
-from __future__ import annotations
-
 import argparse
 from pathlib import Path
 from typing import Any

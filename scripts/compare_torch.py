@@ -3,8 +3,6 @@
 The weights are copied in memory, so only the computation is compared. verify_gpt2.py also checks the files.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib.util
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Train a GPT on short stories, from random weights to readable text, in one to three minutes on two cores."""
 
-from __future__ import annotations
-
 from start import command_line
 
 from gpt.training.checkpoint import has_checkpoint

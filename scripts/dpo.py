@@ -1,7 +1,5 @@
 """Direct preference optimization (DPO): tune a model on preference pairs, without a reward model."""
 
-from __future__ import annotations
-
 from start import command_line
 
 from finetune.stages.dpo import DPOConfig, train_dpo

@@ -5,8 +5,6 @@ its block size that moves by --stride tokens. Each token counts once, and (excep
 block size - stride + 1 tokens before it. In an exam, the most probable choice is the model's answer.
 """
 
-from __future__ import annotations
-
 import argparse
 import math
 from pathlib import Path

@@ -4,8 +4,6 @@ python scripts/exercise.py shows your progress and watches the current exercise:
 it. Your files are in --workspace. See scripts/course/exercises/README.md, also for teachers.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import json
 from pathlib import Path

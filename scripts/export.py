@@ -12,8 +12,6 @@
 # A model that was tuned on conversations also says so: its chat template is in tokenizer_config.json, and the token
 # that ends an answer in generation_config.json. Without it, the model's answers would not stop there.
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -4,8 +4,6 @@ python scripts/gradcheck.py             a table of all ops
 python scripts/gradcheck.py softmax     one op, with an example: the gradient of backward beside finite differences
 """
 
-from __future__ import annotations
-
 import difflib
 import time
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Reinforcement learning from answers that code can check (GRPO): answer several times, check, compare, update."""
 
-from __future__ import annotations
-
 from start import command_line
 
 from finetune.stages.grpo import GRPORunConfig, train_grpo

@@ -1,7 +1,5 @@
 """Run the lessons of the course: list them, run one or all, or find where a concept is taught."""
 
-from __future__ import annotations
-
 import argparse
 import difflib
 import re

@@ -1,7 +1,5 @@
 """Fine-tune a model with LoRA or QLoRA, or compare both with training all weights."""
 
-from __future__ import annotations
-
 import argparse
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reinforcement learning from a reward model (PPO): generate, score, update, with a KL penalty."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from start import command_line

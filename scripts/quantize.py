@@ -1,7 +1,5 @@
 """Quantize a trained model to 8 or 4 bits, save it in a new folder, and measure what that costs."""
 
-from __future__ import annotations
-
 import argparse
 import shutil
 import time

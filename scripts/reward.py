@@ -1,7 +1,5 @@
 """Train a reward model on preference pairs: it gives each reply a score."""
 
-from __future__ import annotations
-
 from start import command_line
 
 from finetune.stages.reward import RewardConfig, train_reward_model

@@ -1,7 +1,5 @@
 """Train a GPT or a Llama on a text, or continue training a model."""
 
-from __future__ import annotations
-
 import argparse
 from functools import partial
 from typing import Any

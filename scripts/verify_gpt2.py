@@ -8,8 +8,6 @@ The reference is transformers where it is installed. Elsewhere it is a file: wri
 transformers is installed, and read it with --reference.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from start import command_line

@@ -1,7 +1,5 @@
 """Rows: which sides do which job, and what is printed of it."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import statistics

@@ -1,7 +1,5 @@
 """The jobs on our side. Each prepares its work and takes a step in each turn of `for _ in steps()` (see turns.py)."""
 
-from __future__ import annotations
-
 import statistics
 import time
 import timeit

@@ -1,7 +1,5 @@
 """All comparisons in one picture: our time over that of the library which it is compared with, whose time is 1."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from scripts.benchmarks.turns import OPPONENTS, Figures, is_ours

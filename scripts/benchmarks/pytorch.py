@@ -2,8 +2,6 @@
 transformers, for generation and loading. The jobs of ours.py, one by one.
 """
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What is timed, and against what: the rows of README.md, by the names that --only takes."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

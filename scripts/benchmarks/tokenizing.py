@@ -1,7 +1,5 @@
 """Learning a vocabulary and encoding with it, beside the libraries that do the same in Rust."""
 
-from __future__ import annotations
-
 import tempfile
 import timeit
 from collections.abc import Callable

@@ -4,8 +4,6 @@ The two ends of such a process: `take_turns` tells it when to take a step, and `
 it reads on standard input, "step" or "report", it answers with a line of JSON.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import importlib.util

@@ -4,8 +4,6 @@ A lesson is a script of `# %%` cells, which editors open as a notebook. Without 
 says that there are no pictures.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import dis

@@ -1,7 +1,5 @@
 """The numbers behind the widgets of the pages, from a small trained model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -5,8 +5,6 @@ step to step (`moment_bytes`). Activations, gradients, and what a kernel needs f
 (`added_bytes`).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import statistics
 from collections.abc import Sequence

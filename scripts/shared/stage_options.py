@@ -1,7 +1,5 @@
 """The options of a run that the scripts of the stages share; how it is started or resumed, and what to type next."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import dataclasses

@@ -1,7 +1,5 @@
 """The memory that a piece of work needs, as Python counts it (tracemalloc): every allocation, on the CPU only."""
 
-from __future__ import annotations
-
 import contextlib
 import tracemalloc
 from collections.abc import Callable, Iterator

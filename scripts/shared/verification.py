@@ -9,8 +9,6 @@ A reference is a `Trace` from other software (scripts/compare_torch.py makes one
 file or computed on the spot. Compare in float64, where rounding hides nothing.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import zipfile

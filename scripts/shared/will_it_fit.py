@@ -1,7 +1,5 @@
 """--will-it-fit: the memory and the time that a run needs, measured in its first steps."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math
