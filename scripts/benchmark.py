@@ -30,7 +30,7 @@ OPENBLAS_L2_SIZE if your shell sets them: they can slow down NumPy's matrix prod
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     add = parser.add_argument
     add("--only", action="append", choices=list(ROWS), metavar="NAME", help="may be repeated")
     add("--steps", type=command_line.whole_number(1), default=8, help="measured steps on each side")

@@ -296,7 +296,7 @@ RUNNERS = {"wrong_template": run_wrong_template, "mixed_groups": run_mixed_group
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     parser.add_argument("name", nargs="?", choices=[*TITLES, "all"], metavar="NAME|all", help=", ".join(TITLES))
     parser.add_argument("--out-dir", default="runs/break", help="folder for the pictures")
     arguments = parser.parse_args(argv)

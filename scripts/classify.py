@@ -27,7 +27,7 @@ ADVICE = 'to classify a text with it:\n  python scripts/classify.py --predict "s
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     add = parser.add_argument
     blocks = {"type": _blocks, "default": "head"}
     rate = {"default": None, "help": "peak learning rate (3e-3 for the head alone, else 1e-3)"}

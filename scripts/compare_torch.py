@@ -34,7 +34,7 @@ GPT1_NAMES = {"wte": "tokens_embed", "wpe": "positions_embed"}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
     add("--model", help=f"{command_line.SOURCES}; without one, a small model with random weights")
     add("--batch-size", type=number(1), default=2, help="sequences per batch")

@@ -53,7 +53,7 @@ def demo_config(short: bool, out_dir: str, seed: int, data: str = "stories") -> 
 
 
 def options() -> command_line.Parser:
-    parser = command_line.parser(__doc__ or "")
+    parser = command_line.parser(__doc__)
     parser.add_argument("--short", action="store_true", help="train a smaller model, in half a minute")
     parser.add_argument("--data", default="stories", help="stories, english (Python's documentation), or see train.py")
     parser.add_argument("--out-dir", default="runs/demo", help="the run's folder; an earlier demo there is replaced")

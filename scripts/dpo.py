@@ -14,7 +14,7 @@ EXAMPLES = """examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     stage_options.add_stage(parser, DPOConfig)
     arguments = parser.parse_args(argv)
     if arguments.label_smoothing and arguments.loss_type != "robust" and arguments.init_from != "resume":

@@ -38,7 +38,7 @@ EXAM = 'a file with a question on each line, {"question": "...", "choices": ["..
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
     command_line.add_shared(parser, "model", "packed", "adapter")
     what = parser.add_mutually_exclusive_group(required=True)

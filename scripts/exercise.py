@@ -41,7 +41,7 @@ exit code: 0 passed, 1 not passed or not possible, 2 wrong arguments
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
     add("command", nargs="?", choices=list(COMMANDS), default="watch", metavar="COMMAND", help="what to do (see below)")
     add("name", nargs="?", default=None, metavar="NAME", help="an exercise, or its number (the current one)")

@@ -41,7 +41,7 @@ GGUF = "model.gguf"
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     parser.add_argument("run", metavar="RUN", help=command_line.SOURCES)
     parser.add_argument("folder", metavar="FOLDER", help="a new or empty folder to write into")
     text = f"write a GGUF file whose matrices are of this kind: {', '.join(KINDS)}; adapters are merged"

@@ -29,7 +29,7 @@ EXAMPLES = """examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
     command_line.add_shared(parser, "model", "packed", "adapter")
     add("--prompt", default="Once upon a time", help="the text to continue")

@@ -144,7 +144,7 @@ def op_samples(seed: int = 0) -> dict[str, list[Sample]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", "exit code: 0 all right, 1 a gradient is wrong, 2 wrong arguments")
+    parser = command_line.parser(__doc__, "exit code: 0 all right, 1 a gradient is wrong, 2 wrong arguments")
     parser.add_argument("op", nargs="?", help="a function of minigrad.functional (all of them)")
     command_line.add_shared(parser, "seed", seed=0)
     arguments = parser.parse_args(argv)

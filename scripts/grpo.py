@@ -16,7 +16,7 @@ Reward hacking: from a weak start, with a checker that only looks whether the ri
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     new = "worked: a new small model that learns from worked examples"
     stage_options.add_stage(parser, GRPORunConfig, new, terms={"type": command_line.whole_number(4)})
     arguments = parser.parse_args(argv)

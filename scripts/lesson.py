@@ -35,7 +35,7 @@ WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     parser.add_argument("what", nargs="?", default="path", help="path, all, find, or a lesson's number or name")
     parser.add_argument("word", nargs="*", help="after find: the concept to look for")
     parser.add_argument("--out-dir", default="runs/lessons", help="folder for the lessons' pictures")

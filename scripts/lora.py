@@ -36,7 +36,7 @@ LEARNING_RATES = {"full": 1e-3, "lora": 1e-2, "qlora": 1e-2}  # adapters start a
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     rate = "peak learning rate (" + ", ".join(f"{name} {rate:g}" for name, rate in LEARNING_RATES.items()) + ")"
     fixed = ("optimizer", "checkpoint_activations")
     changes: dict[str, Any] = {"learning_rate": {"default": None, "help": rate}}

@@ -142,7 +142,7 @@ _FORMATS = {"seconds": ".0f", "text loss": ".3f", "KL": ".2f", "MB": ".1f"}  # t
 def main(argv: list[str] | None = None) -> int:
     """Run all stages that are not finished, and print the table. Returns the exit status."""
     started = time.perf_counter()
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     add = parser.add_argument
     text = f"start from this model instead of pretraining one: {command_line.SOURCES}"
     add("--init-from", default=None, metavar="MODEL", help=text)

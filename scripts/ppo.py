@@ -21,7 +21,7 @@ Reward hacking: larger steps, once with a small KL penalty and once without; the
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     stage_options.add_stage(parser, PPORunConfig, reward_model={"help": "a run of scripts/reward.py"})
     parser.add_argument("--beside", metavar="FOLDER", help="another PPO run to draw in the same picture")
     arguments = parser.parse_args(argv)

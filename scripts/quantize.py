@@ -46,7 +46,7 @@ COMPARED = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     add, number = parser.add_argument, command_line.whole_number
     command_line.add_shared(parser, "model")
     bits, group_size = {"default": None, "type": int, "choices": (8, 4)}, {"default": None}

@@ -13,7 +13,7 @@ EXAMPLES = """examples:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     stage_options.add_stage(parser, RewardConfig)
     advice = 'to train a model on it:\n  python scripts/ppo.py --init-from "{its.init_from}" --reward-model {folder}'
     return stage_options.run(parser, parser.parse_args(argv), train_reward_model, RewardConfig, "reward", advice)

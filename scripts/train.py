@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def options() -> command_line.Parser:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     new = "scratch: random weights"
     size = {"type": command_line.whole_number(257)}
     # An option for each setting. without=(): none is left out, while other stages leave out a few. vocab_size: at least

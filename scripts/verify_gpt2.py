@@ -43,7 +43,7 @@ PUBLISHED = 124_439_808  # parameters of the smallest GPT-2
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = command_line.parser(__doc__ or "", EXAMPLES)
+    parser = command_line.parser(__doc__, EXAMPLES)
     add = parser.add_argument
     command_line.add_shared(parser, "model", model="gpt2")
     add("--text", default=None, metavar="FILE", help="text to measure the perplexity on (a passage of Alice)")

@@ -45,7 +45,7 @@ class Lesson:
     """
 
     def __init__(self, name: str, description: str | None):
-        options = command_line.parser(description or "")
+        options = command_line.parser(description)
         options.add_argument("--out-dir", default=f"runs/lessons/{name}", help="where its pictures go")
         options.add_argument("--measure", action="store_true", help="measure again what takes long (see `measured`)")
         command_line.add_shared(options, "seed", seed=0)

@@ -108,7 +108,7 @@ def _flag(action: argparse.Action) -> str:
     return action.option_strings[0] if action.option_strings else str(action.metavar or action.dest)
 
 
-def parser(description: str, examples: str = "") -> Parser:
+def parser(description: str | None, examples: str = "") -> Parser:
     """The parser of a script. Abbreviated options are refused."""
     usage = f"python {sys.argv[0].replace('%', '%%')} [options]"
     made = Parser(None, usage, description, examples, formatter_class=_Formatter, allow_abbrev=False)
