@@ -36,13 +36,14 @@ WHOLE_WORDS: Any = {"break_long_words": False, "break_on_hyphens": False}
 
 def main(argv: list[str] | None = None) -> int:
     parser = command_line.parser(__doc__, EXAMPLES)
-    parser.add_argument("what", nargs="?", default="path", help="path, all, find, or a lesson's number or name")
-    parser.add_argument("word", nargs="*", help="after find: the concept to look for")
-    parser.add_argument("--out-dir", default="runs/lessons", help="folder for the lessons' pictures")
-    parser.add_argument("--html", action="store_true", help="write a page that can be read offline")
-    parser.add_argument("--notebook", action="store_true", help="write a notebook; an edited one is kept")
-    parser.add_argument("--answers", action="store_true", help="print the questions and their answers; runs nothing")
-    parser.add_argument("--measure", action="store_true", help="repeat the measurements that take minutes")
+    add = parser.add_argument
+    add("what", nargs="?", default="path", help="path, all, find, or a lesson's number or name")
+    add("word", nargs="*", help="after find: the concept to look for")
+    add("--out-dir", default="runs/lessons", help="folder for the lessons' pictures")
+    add("--html", action="store_true", help="write a page that can be read offline")
+    add("--notebook", action="store_true", help="write a notebook; an edited one is kept")
+    add("--answers", action="store_true", help="print the questions and their answers; runs nothing")
+    add("--measure", action="store_true", help="repeat the measurements that take minutes")
     command_line.add_shared(parser, "seed", seed=0)
     arguments = parser.parse_args(argv)
     if arguments.word and arguments.what != "find":

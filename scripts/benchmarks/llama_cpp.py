@@ -1,7 +1,5 @@
 """The opponent in C++: llama.cpp, by the package llama-cpp-python."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any

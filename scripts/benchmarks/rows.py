@@ -111,7 +111,7 @@ ROWS: dict[str, Any] = {
     "attention": Series(
         "attention",
         [
-            *((("fast", "torch", "textbook"), (length,)) for length in (256, 512, 1024, 2048, 4096)),
+            *((("fast", "torch", "textbook"), (length,)) for length in (256, 1024, 4096)),
             (("fast", "torch"), (8192,)),  # the textbook's form would need some 20 GB
         ],
     ),
