@@ -7,6 +7,7 @@ python scripts/gradcheck.py softmax     one op, with an example: the gradient of
 import difflib
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from start import command_line
@@ -39,9 +40,6 @@ def op_samples(seed: int = 0) -> dict[str, list[Sample]]:
         """Numbers at least 0.1 away from 0 and from each other, so there are no ties."""
         return (rng.permutation(int(np.prod(shape))).reshape(shape) - np.prod(shape) / 2 + 0.25) * 0.2
 
-    def ids(below: int, *shape: int) -> Tensor:
-        return Tensor(rng.integers(0, below, shape))
-
     def probabilities(*shape: int) -> np.ndarray:
         p = positive(*shape)
         return p / p.sum(axis=-1, keepdims=True)
@@ -50,96 +48,103 @@ def op_samples(seed: int = 0) -> dict[str, list[Sample]]:
         manual_seed(seed)
         return F.dropout(x, 0.4)
 
-    def weighted_cross_entropy(x: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
-        return F.cross_entropy(x, targets, weight, reduction="none", label_smoothing=0.1)
-
-    def causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-
     def rotated(x: Tensor) -> Tensor:
         return F.rotary_embedding(x, np.cos(angles).astype(x.dtype), np.sin(angles).astype(x.dtype))
 
+    samples: dict[str, list[Sample]] = {}
+
+    def add(op: str, *inputs: Any, fn: Any = None, **options: Any) -> None:
+        """A sample of `op(*inputs, **options)`, or of a function `fn(*inputs)` that calls the op in another way."""
+        called: Any = partial(fn or getattr(F, op), **options)
+        called.__name__ = op  # for reports
+        samples.setdefault(op, []).append((called, list(inputs)))
+
     mask, targets = Tensor(rng.random((3, 4)) < 0.5), Tensor(np.array([1, -100, 4]))
     angles = some(3, 2)
-    of_tensors: dict[str, list[Any]] = {  # ops that take nothing else, and their inputs
-        **{op: [some(3, 4)] for op in ("erf", "exp", "neg")},
-        **{op: [some(3, 4)] for op in ("gelu", "logsigmoid", "sigmoid", "silu", "softplus", "tanh")},
-        **{op: [distinct(3, 4)] for op in ("abs", "relu")},
-        **{op: [positive(3, 4)] for op in ("log", "sqrt")},
-        **{op: [some(3, 4), some(4)] for op in ("add", "mul", "sub")},
-        **{op: [distinct(3, 4), np.full(4, 0.01)] for op in ("maximum", "minimum")},
-        **{op: [some(3, 4), some(3, 4)] for op in ("mse_loss", "swiglu")},
-        **{op: [some(2, 3, 4), some(5, 4), some(5)] for op in ("linear", "linear_gelu")},
-        "binary_cross_entropy_with_logits": [some(3, 4), positive(3, 4) / 2],
-        "cross_entropy": [some(3, 5), targets],
-        "div": [some(3, 4), positive(4)],
-        "embedding": [Tensor(np.array([[0, 2], [2, 2]])), some(4, 3)],
-        "kl_div": [some(3, 4), probabilities(3, 4)],
-        "linear_cross_entropy": [some(3, 4), some(5, 4), targets],
-        "matmul": [some(2, 1, 3, 4), some(3, 4, 2)],
-        "merge_heads": [some(2, 3, 2, 2)],
-        "nll_loss": [some(3, 5), targets],
-        "pow": [positive(3, 4), some(4)],
-        "scaled_dot_product_attention": [some(2, 3, 4), some(2, 5, 4), some(2, 5, 2), some(3, 5)],
-        "squeeze": [some(3, 1, 4)],
-        "where": [mask, some(3, 4), some(4)],
-    }
-    with_arguments: list[tuple[Any, ...]] = [
-        ("amax", lambda x: F.amax(x, (0, 2)), distinct(3, 4, 2)),
-        ("amin", lambda x: F.amin(x, 1), distinct(3, 4)),
-        ("argmax", lambda x: x * F.argmax(x, 1, keepdim=True), distinct(3, 4)),
-        ("argmin", lambda x: x * F.argmin(x, 1, keepdim=True), distinct(3, 4)),
-        ("cat", lambda x, y: F.cat([x, y], 1), some(3, 4), some(3, 2)),
-        ("chunk", lambda x: F.chunk(x, 3, 1), some(3, 5)),
-        ("clip", lambda x: F.clip(x, -0.5, 0.5), distinct(3, 4)),
-        ("cross_entropy", weighted_cross_entropy, Tensor(some(3, 5), requires_grad=True), targets, Tensor(positive(5))),
-        ("cross_entropy", F.cross_entropy, some(3, 5), probabilities(3, 5)),
-        ("cumsum", lambda x: F.cumsum(x, 1), some(3, 4)),
-        ("dropout", dropout, some(3, 4)),
-        ("einsum", lambda x, y: F.einsum("bij,bjk->bki", x, y), some(2, 3, 4), some(2, 4, 5)),
-        ("expand", lambda x: F.expand(x, (2, 3, 4)), some(3, 1)),
-        ("flatten", lambda x: F.flatten(x, 1), some(2, 3, 2)),
-        ("flip", lambda x: F.flip(x, (0, 1)), some(3, 4)),
-        ("gather", lambda x, index: F.gather(x, 1, index), some(3, 4), ids(4, 3, 5)),
-        ("gelu", lambda x: F.gelu(x, "tanh"), some(3, 4)),
-        ("getitem", lambda x, index: F.getitem(x, index), some(3, 4), Tensor(np.array([2, 0, 2]))),
-        ("index_select", lambda x: F.index_select(x, 1, np.array([2, 0, 2])), some(3, 4)),
-        ("layer_norm", lambda x, w, b: F.layer_norm(x, 4, w, b), some(3, 4), some(4), some(4)),
-        ("log_softmax", lambda x: F.log_softmax(x, 1), some(3, 4)),
-        ("logsumexp", lambda x: F.logsumexp(x, (0, 1)), some(3, 4)),
-        ("masked_fill", lambda x: F.masked_fill(x, mask, 7.0), some(3, 4)),
-        ("max", lambda x: F.max(x, 1), distinct(3, 4)),
-        ("mean", lambda x: F.mean(x, (0, 2)), some(3, 4, 2)),
-        ("min", lambda x: F.min(x, 1), distinct(3, 4)),
-        ("one_hot", lambda x: x * F.one_hot(targets * 0 + 2, 4), some(3, 4)),
-        ("pad", lambda x: F.pad(x, (1, 2, -1, 1)), some(3, 4)),
-        ("permute", lambda x: F.permute(x, (1, 2, 0)), some(2, 3, 4)),
-        ("prod", lambda x: F.prod(x, 1), some(3, 4)),
-        ("reshape", lambda x: F.reshape(x, (2, -1)), some(3, 4)),
-        ("rms_norm", lambda x, w: F.rms_norm(x, 4, w), some(3, 4), some(4)),
-        ("rotary_embedding", rotated, some(2, 3, 4)),
-        ("scaled_dot_product_attention", causal, some(2, 3, 4), some(2, 3, 4), some(2, 3, 2)),
-        ("softmax", lambda x: F.softmax(x, 1), some(3, 4)),
-        ("sort", lambda x: F.sort(x, 1, descending=True).values, distinct(3, 4)),
-        ("split", lambda x: F.split(x, [1, 3], 1), some(3, 4)),
-        ("split_heads", lambda x: F.split_heads(x, 2, parts=3), some(2, 2, 12)),
-        ("stack", lambda x, y: F.stack([x, y], 1), some(3, 4), some(3, 4)),
-        ("std", lambda x: F.std(x, 1), some(3, 4)),
-        ("sum", lambda x: F.sum(x, (0, 2), keepdim=True), some(3, 4, 2)),
-        ("to", lambda x: F.to(x, "cpu"), some(3, 4)),
-        ("topk", lambda x: F.topk(x, 2).values, distinct(3, 4)),
-        ("transpose", lambda x: F.transpose(x, 0, 2), some(2, 3, 4)),
-        ("tril", lambda x: F.tril(x, 1), some(3, 4)),
-        ("triu", lambda x: F.triu(x, -1), some(3, 4)),
-        ("unsqueeze", lambda x: F.unsqueeze(x, 1), some(3, 4)),
-        ("var", lambda x: F.var(x, 1), some(3, 4)),
-        ("view", lambda x: F.view(x, (2, -1)), some(3, 4)),
-    ]
-    samples: dict[str, list[Sample]] = {op: [(getattr(F, op), inputs)] for op, inputs in of_tensors.items()}
-    for op, fn, *inputs in with_arguments:
-        if fn.__module__ == __name__:  # a lambda or a helper from above: reports name it like the op
-            fn.__name__ = op
-        samples.setdefault(op, []).append((fn, inputs))
+
+    # one array
+    for op in ("erf", "exp", "gelu", "logsigmoid", "neg", "sigmoid", "silu", "softplus", "tanh"):
+        add(op, some(3, 4))
+    for op in ("log", "sqrt"):
+        add(op, positive(3, 4))
+    for op in ("abs", "relu"):
+        add(op, distinct(3, 4))
+    add("clip", distinct(3, 4), min=-0.5, max=0.5)
+    add("dropout", some(3, 4), fn=dropout)
+    add("gelu", some(3, 4), approximate="tanh")
+    add("to", some(3, 4), device="cpu")
+
+    # two or three arrays that broadcast
+    for op in ("add", "mul", "sub"):
+        add(op, some(3, 4), some(4))
+    for op in ("maximum", "minimum"):
+        add(op, distinct(3, 4), np.full(4, 0.01))
+    add("div", some(3, 4), positive(4))
+    add("masked_fill", some(3, 4), mask=mask, value=7.0)
+    add("pow", positive(3, 4), some(4))
+    add("swiglu", some(3, 4), some(3, 4))
+    add("where", mask, some(3, 4), some(4))
+
+    # along axes
+    for op in ("cumsum", "log_softmax", "prod", "softmax", "std", "var"):
+        add(op, some(3, 4), dim=1)
+    for op in ("amin", "max", "min"):
+        add(op, distinct(3, 4), dim=1)
+    add("amax", distinct(3, 4, 2), dim=(0, 2))
+    add("argmax", distinct(3, 4), fn=lambda x: x * F.argmax(x, 1, keepdim=True))
+    add("argmin", distinct(3, 4), fn=lambda x: x * F.argmin(x, 1, keepdim=True))
+    add("logsumexp", some(3, 4), dim=(0, 1))
+    add("mean", some(3, 4, 2), dim=(0, 2))
+    add("sort", distinct(3, 4), fn=lambda x: F.sort(x, 1, descending=True).values)
+    add("sum", some(3, 4, 2), dim=(0, 2), keepdim=True)
+    add("topk", distinct(3, 4), fn=lambda x: F.topk(x, 2).values)
+    add("layer_norm", some(3, 4), some(4), some(4), fn=lambda x, weight, bias: F.layer_norm(x, 4, weight, bias))
+    add("rms_norm", some(3, 4), some(4), fn=lambda x, weight: F.rms_norm(x, 4, weight))
+
+    # shapes and places
+    add("cat", some(3, 4), some(3, 2), fn=lambda x, y: F.cat([x, y], 1))
+    add("chunk", some(3, 5), chunks=3, dim=1)
+    add("embedding", Tensor(np.array([[0, 2], [2, 2]])), some(4, 3))
+    add("expand", some(3, 1), shape=(2, 3, 4))
+    add("flatten", some(2, 3, 2), start_dim=1)
+    add("flip", some(3, 4), dims=(0, 1))
+    add("gather", some(3, 4), dim=1, index=rng.integers(0, 4, (3, 5)))
+    add("getitem", some(3, 4), index=np.array([2, 0, 2]))
+    add("index_select", some(3, 4), dim=1, index=np.array([2, 0, 2]))
+    add("merge_heads", some(2, 3, 2, 2))
+    add("one_hot", some(3, 4), fn=lambda x: x * F.one_hot(targets * 0 + 2, 4))
+    add("pad", some(3, 4), pad=(1, 2, -1, 1))
+    add("permute", some(2, 3, 4), dims=(1, 2, 0))
+    add("reshape", some(3, 4), shape=(2, -1))
+    add("rotary_embedding", some(2, 3, 4), fn=rotated)
+    add("split", some(3, 4), split_size_or_sections=[1, 3], dim=1)
+    add("split_heads", some(2, 2, 12), n_head=2, parts=3)
+    add("squeeze", some(3, 1, 4))
+    add("stack", some(3, 4), some(3, 4), fn=lambda x, y: F.stack([x, y], 1))
+    add("transpose", some(2, 3, 4), dim0=0, dim1=2)
+    add("tril", some(3, 4), diagonal=1)
+    add("triu", some(3, 4), diagonal=-1)
+    add("unsqueeze", some(3, 4), dim=1)
+    add("view", some(3, 4), shape=(2, -1))
+
+    # products
+    add("einsum", some(2, 3, 4), some(2, 4, 5), fn=lambda x, y: F.einsum("bij,bjk->bki", x, y))
+    add("linear", some(2, 3, 4), some(5, 4), some(5))
+    add("linear_gelu", some(3, 4), some(5, 4), some(5))
+    add("matmul", some(2, 1, 3, 4), some(3, 4, 2))
+    add("scaled_dot_product_attention", some(2, 3, 4), some(2, 5, 4), some(2, 5, 2), some(3, 5))
+    add("scaled_dot_product_attention", some(2, 3, 4), some(2, 3, 4), some(2, 3, 2), is_causal=True)
+
+    # losses
+    weighted = Tensor(some(3, 5), requires_grad=True), targets, Tensor(positive(5))
+    add("binary_cross_entropy_with_logits", some(3, 4), positive(3, 4) / 2)
+    add("cross_entropy", some(3, 5), targets)
+    add("cross_entropy", *weighted, reduction="none", label_smoothing=0.1)
+    add("cross_entropy", some(3, 5), probabilities(3, 5))
+    add("kl_div", some(3, 4), probabilities(3, 4))
+    add("linear_cross_entropy", some(3, 4), some(5, 4), targets)
+    add("mse_loss", some(3, 4), some(3, 4))
+    add("nll_loss", some(3, 5), targets)
     return dict(sorted(samples.items()))
 
 
