@@ -5,6 +5,7 @@ The weights are copied in memory, so only the computation is compared. verify_gp
 
 import dataclasses
 import importlib.util
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -159,16 +160,13 @@ def torch_trace(model: Any, config: Settings, ids: np.ndarray, targets: np.ndarr
 
     found: dict[str, np.ndarray] = {}
 
-    def keep(stage: Stage) -> Any:
-        def hook(module: Any, arguments: Any, output: Any) -> None:
-            value = arguments[0] if stage.of_input else output
-            value = value[0] if isinstance(value, tuple | list) else value  # outputs of several parts
-            value = value[0] if stage.name == "wpe" and value.ndim == 3 else value  # (1, T, C) there, (T, C) here
-            found[stage.name] = value.detach().numpy()
+    def keep(stage: Stage, module: Any, arguments: Any, output: Any) -> None:
+        value = arguments[0] if stage.of_input else output
+        value = value[0] if isinstance(value, tuple | list) else value  # outputs of several parts
+        value = value[0] if stage.name == "wpe" and value.ndim == 3 else value  # (1, T, C) there, (T, C) here
+        found[stage.name] = value.detach().numpy()
 
-        return hook
-
-    hooks = {stage.module: keep(stage) for stage in verification.stages(config)}
+    hooks = {stage.module: partial(keep, stage) for stage in verification.stages(config)}
     if isinstance(config, GPTConfig) and config.norm == "post":
         hooks = {".".join(GPT1_NAMES.get(part, part) for part in name.split(".")): hooks[name] for name in hooks}
     with hooked(model, hooks):  # modules of PyTorch have the same methods as ours

@@ -46,12 +46,13 @@ def main(argv: list[str] | None = None) -> int:
     add("--will-it-fit", action="store_true", help=text)
     command_line.add_shared(parser, "kernels", "device", "seed", seed=None)
     arguments = parser.parse_args(argv)
-    flag = next((f"--{name}" for name in ("speculate", "draft", "one_of", "json") if vars(arguments)[name]), "")
-    if flag and arguments.num_samples > 1:
-        parser.error(f"{flag} is for one text: leave out --num-samples".replace("_", "-"))
-    if flag and arguments.will_it_fit:
-        parser.error(f"--will-it-fit measures one token at a time: leave out {flag}".replace("_", "-"))
-    if flag in ("--one_of", "--json"):
+    name = next((name for name in ("speculate", "draft", "one_of", "json") if vars(arguments)[name]), "")
+    flag = "--" + name.replace("_", "-")
+    if name and arguments.num_samples > 1:
+        parser.error(f"{flag} is for one text: leave out --num-samples")
+    if name and arguments.will_it_fit:
+        parser.error(f"--will-it-fit measures one token at a time: leave out {flag}")
+    if name in ("one_of", "json"):
         parser.refuse(["max_new_tokens"], "is not for a form, which ends by itself")
     if arguments.json and len(dict(arguments.json)) < len(arguments.json):
         parser.error("--json has a key twice: give each once")
