@@ -37,7 +37,7 @@ def test_rewards_advantages_and_returns_are_those_of_trl():
     assert not whitened[~mask].any()
 
 
-def test_losses_are_those_of_trl_and_have_their_gradients():
+def test_losses_and_their_gradients_are_those_of_trl():
     rng = np.random.default_rng(0)
     old_logprobs, old_values, advantages, returns = known = rng.standard_normal((4, 30))
     logprobs, values = known[:2] + 0.4 * rng.standard_normal((2, 30))

@@ -1,4 +1,4 @@
-"""What is started finds what it needs from any folder, and names of before the move work for one release."""
+"""What is started finds what it needs from any folder, and stands beside no name of Python's own."""
 
 import subprocess
 import sys
