@@ -9,7 +9,7 @@ from start import command_line
 from minigrad import use_kernels
 from scripts.pages.explore_data import Looker
 from scripts.pages.local_server import LocalServer, check_port
-from scripts.shared.web_page import POLICY, page_of_data
+from scripts.shared.web_page import page_of_data
 
 EXAMPLES = """examples:
   python scripts/explore.py                      runs/demo; prints the page's address and opens it
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def explorer_page(model: str, text: str) -> str:
     """The page. Its script may connect to the server that it came from, and to no other."""
-    return page_of_data("explore", f"Explore {model}", {"model": model, "text": text}, f"{POLICY}; connect-src 'self'")
+    return page_of_data("explore", f"Explore {model}", {"model": model, "text": text})
 
 
 if __name__ == "__main__":

@@ -253,7 +253,6 @@ addEventListener("keydown", (event) => {
   else return;
   event.preventDefault();
 });
-at("title").textContent = data.title;
 at("how").open = innerWidth > 768; // a phone has no room for it
 if (data.beside) {
   document.querySelector("main").classList.add("beside");

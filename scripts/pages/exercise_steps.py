@@ -28,16 +28,15 @@ def exercise_page(exercise: Exercise, verdict: Verdict, path: Path, is_beside: b
     whole = next(each for each in exercise.checks if each.name == check.name)  # with its `call`
     text, _ = source.read(path.read_bytes(), path)  # as the checker reads it
     mine = recorded(path, text, whole, case, douts)
+    data = debugger_data(mine)
     if not is_beside:
-        title = f"{exercise.name}: your lines"
-        return page_of_data("debugger", title, debugger_data(mine) | {"title": title})
+        return page_of_data("debugger", f"{exercise.name}: your lines", data)
     right = recorded(SOLUTION, exercise.completed(), whole, case, douts)
     places, differs, name = beside(mine, right)
     before = [line for call, line, *_ in mine.moments[: differs or 0] if call == mine.moments[differs or 0][0]]
     line = before[-1] if before else None  # of the same call, which made the difference
-    title = f"{exercise.name}: your lines beside right ones"
     more = {"recording": debugger_data(right), "places": places, "differs": differs, "line": line, "name": name}
-    return page_of_data("debugger", title, debugger_data(mine) | {"title": title, "beside": more})
+    return page_of_data("debugger", f"{exercise.name}: your lines beside right ones", data | {"beside": more})
 
 
 def recorded(path: Path, text: str, check: Any, case: Any, douts: Any) -> LineRecorder:

@@ -16,6 +16,8 @@ from scripts.shared.web_page import FOLDER, escaped, joined, page
 
 WIDGET_PAGES = {"gpt": "A GPT at work, step by step"}  # widgets that have a page of their own, too
 DONE_HERE = " Lessons finished in a terminal and exercises that passed are as of when a page was last written."
+ON_THE_SITE = """<p>All of it runs in this browser; your data stays here. You need to know some Python, and what
+a derivative is. <a href="../exercises/index.html">All exercises</a></p>"""
 NAV = re.compile(r"<!--nav-->.*?<!--/nav-->", re.DOTALL)
 _RAN = re.compile(r"ran in (\d+) s<")
 _PICTURE = re.compile(r'<figure class="(?:drawing scroll|scroll drawing)">(.*?)</figure>', re.DOTALL)
@@ -51,56 +53,82 @@ def connect(folder: Path, is_site: bool = False, coming: Container[Path] = ()) -
     is_site: write it for others, without the lessons and exercises that are done on this machine. coming: lessons whose
     pages will be there soon.
     """
-    order = [ONE_PAGE, *lessons()]
-    html = ""
-    passed = set() if is_site else passed_exercises()
-    for place, lesson in enumerate(order):
-        path = folder / f"{lesson.stem}.html"
-        if path.exists():
-            back = _to("← ", order[place - 1], folder, coming) if place else "<span></span>"
-            on = _to("", order[place + 1], folder, coming, " →") if place + 1 < len(order) else "<span></span>"
-            nav = f'<!--nav--><nav aria-label="lessons">{back}<a href="index.html">All lessons</a>{on}</nav><!--/nav-->'
-            connected = nav.join(NAV.split(text := read_text(path)))
-            if connected != text:
-                write_text(path, connected)
-    for heading, group in itertools.groupby(lessons(), chapter):
-        cells = {lesson: read_cells(lesson) for lesson in group}
-        done = set() if is_site else {lesson for lesson in cells if (folder / lesson.stem / DONE).exists()}
-        rows = "".join(_row(lesson, cells[lesson], folder, lesson in done, passed, coming) for lesson in cells)
-        time = f'<span class="soft">{sum(map(minutes, cells.values()))} minutes</span>'
-        html += f'<h2>{escaped(heading)} {time}</h2><ol class="lessons">{rows}</ol>'
-    made = {name: text for name, text in WIDGET_PAGES.items() if (folder / f"{name}.html").exists()}
-    widgets = "".join(f'<p><a href="{name}.html">{text}</a></p>' for name, text in made.items())
-    body = read_text(FOLDER / "lesson_index.html")
-    here = "" if is_site else DONE_HERE
-    first = _to("", first_page(folder), folder, coming)
-    body = body.format(count=len(lessons()), first=first, widgets=widgets, chapters=html, here=here)
-    write_text(folder / "index.html", page("The lessons", body, "index", [joined(FOLDER / "lesson.js")]))
+    index = Index(folder, is_site, coming)
+    index.connect_pages()
+    write_text(folder / "index.html", index.page())
 
 
-def _row(lesson: Path, cells: list[Cell], folder: Path, read: bool, passed: set[str], coming: Container[Path]) -> str:
-    """A lesson in the index."""
-    path = folder / f"{lesson.stem}.html"
-    text = read_text(path) if path.exists() else ""
-    ran, picture = _RAN.search(text), _PICTURE.search(text)
-    can = abilities()[lesson.name]
-    facts = [f"{minutes(cells)} minutes", progress(lesson, cells, read)]
-    if ran:
-        facts.append(f"ran in {ran[1]} s")
-    if names := exercises(lesson):
-        facts.append("exercises: " + ", ".join(f"{name} ✓" if name in passed else name for name in names))
-    about = f'<p>{inline(can[0].upper() + can[1:])}.</p><p class="soft">{" · ".join(facts)}</p>'
-    return f"""<li>
+class Index:
+    """The pages of a folder and their index: see `connect`."""
+
+    def __init__(self, folder: Path, is_site: bool, coming: Container[Path]):
+        self.folder = folder
+        self.is_site = is_site
+        self.coming = coming
+        self.passed = set() if is_site else passed_exercises()
+
+    def connect_pages(self) -> None:
+        order = [ONE_PAGE, *lessons()]
+        for place, lesson in enumerate(order):
+            path = self.folder / f"{lesson.stem}.html"
+            if path.exists():
+                back = self.to("← ", order[place - 1]) if place else "<span></span>"
+                on = self.to("", order[place + 1], " →") if place + 1 < len(order) else "<span></span>"
+                links = f'{back}<a href="index.html">All lessons</a>{on}'
+                nav = f'<!--nav--><nav aria-label="lessons">{links}</nav><!--/nav-->'
+                connected = nav.join(NAV.split(text := read_text(path)))
+                if connected != text:
+                    write_text(path, connected)
+
+    def page(self) -> str:
+        """The index."""
+        html = ""
+        for heading, group in itertools.groupby(lessons(), chapter):
+            cells = {lesson: read_cells(lesson) for lesson in group}
+            rows = "".join(self.row(lesson, cells[lesson]) for lesson in cells)
+            time = f'<span class="soft">{sum(map(minutes, cells.values()))} minutes</span>'
+            html += f'<h2>{escaped(heading)} {time}</h2><ol class="lessons">{rows}</ol>'
+        made = {name: text for name, text in WIDGET_PAGES.items() if (self.folder / f"{name}.html").exists()}
+        body = read_text(FOLDER / "lesson_index.html").format(
+            count=len(lessons()),
+            about=ON_THE_SITE if self.is_site else "",
+            first=self.to("", first_page(self.folder)),
+            widgets="".join(f'<p><a href="{name}.html">{text}</a></p>' for name, text in made.items()),
+            chapters=html,
+            here="" if self.is_site else DONE_HERE,
+        )
+        modules = [FOLDER / "lesson.js", *[FOLDER / "site/passed.js"] * self.is_site]
+        return page("The lessons", body, "index", [joined(*modules)], "lessons/index.html" if self.is_site else "")
+
+    def row(self, lesson: Path, cells: list[Cell]) -> str:
+        """A lesson in the index."""
+        path = self.folder / f"{lesson.stem}.html"
+        text = read_text(path) if path.exists() else ""
+        ran, picture = _RAN.search(text), _PICTURE.search(text)
+        can = abilities()[lesson.name]
+        is_read = not self.is_site and (self.folder / lesson.stem / DONE).exists()
+        facts = [f"{minutes(cells)} minutes", progress(lesson, cells, is_read)]
+        if ran:
+            facts.append(f"ran in {ran[1]} s")
+        if names := exercises(lesson):
+            facts.append("exercises: " + ", ".join(map(self.exercise, names)))
+        about = f'<p>{inline(can[0].upper() + can[1:])}.</p><p class="soft">{" · ".join(facts)}</p>'
+        return f"""<li>
 <div class="thumbnail drawing" aria-hidden="true">{picture[1] if picture else ""}</div>
-<div><h3>{_to("", lesson, folder, coming)}</h3>{about}</div>
+<div><h3>{self.to("", lesson)}</h3>{about}</div>
 </li>"""
 
+    def exercise(self, name: str) -> str:
+        """An exercise in a row."""
+        if self.is_site:
+            return f'<a href="../exercises/{name}.html">{name}</a>'
+        return f"{name} ✓" if name in self.passed else name
 
-def _to(before: str, lesson: Path, folder: Path, coming: Container[Path], after: str = "") -> str:
-    """A link to a lesson's page, or why there is none: it is being written, or what command makes it."""
-    name = f'<b>{before}{dotted(lesson)}{after}</b> <span class="name">{escaped(title(lesson))}</span>'
-    page = f"{lesson.stem}.html"
-    if (folder / page).exists():
-        return f'<a href="{quote(page)}">{name}</a>'
-    command = f"<code>python scripts/lesson.py {number(lesson)} --html</code>"
-    return f'<span class="soft">{name} {"(being written)" if lesson in coming else command}</span>'
+    def to(self, before: str, lesson: Path, after: str = "") -> str:
+        """A link to a lesson's page, or why there is none: it is being written, or what command makes it."""
+        name = f'<b>{before}{dotted(lesson)}{after}</b> <span class="name">{escaped(title(lesson))}</span>'
+        page = f"{lesson.stem}.html"
+        if (self.folder / page).exists():
+            return f'<a href="{quote(page)}">{name}</a>'
+        command = f"<code>python scripts/lesson.py {number(lesson)} --html</code>"
+        return f'<span class="soft">{name} {"(being written)" if lesson in self.coming else command}</span>'

@@ -49,37 +49,17 @@ def record(running: Running, cells: Iterable[Cell]) -> Iterator[Ran]:
 
 def write_page(lesson: Path, ran: Iterable[Ran], exercises: list[str], folder: Path) -> Path:
     """Write the lesson's page into a folder, with an index of all pages there; returns its path."""
-    path = folder / f"{lesson.stem}.html"
-    start = time.perf_counter()
-    body, widgets = Body(folder).of(ran)
-    seconds = time.perf_counter() - start
-    cells = read_cells(lesson)
-    places = _concepts([row for row in concepts() if row.lesson == lesson.name], exercises, folder)
-    kind = f'<p class="kind">minigrad: a lesson, {minutes(cells)} minutes to read; its code ran in {seconds:.0f} s</p>'
-    nav = "<!--nav--><!--/nav-->"
-    done = f'<p class="soft">{progress(lesson, cells)}. A lesson is done when all its answers have been opened.</p>'
-    if lesson == ONE_PAGE:  # it asks nothing
-        done = ""
-    html = f"<header>{nav}</header>\n<main>\n{kind}{body}\n{places}</main>\n<footer>{done}{nav}</footer>"
-    name = title(lesson)
-    scripts = [widget_scripts(list(widgets), FOLDER / "lesson.js")]
-    write_text(path, page(name[:1].upper() + name[1:], html, "lesson", scripts))
-    for widget in WIDGET_PAGES.keys() & widgets:
-        _write_widget_page(widget, widgets[widget], lesson, folder)
+    path = LessonPage(folder).write(lesson, ran, exercises)
     connect(folder)
     return path
 
 
-def _write_widget_page(name: str, data: Any, lesson: Path, folder: Path) -> None:
-    """A widget alone on a page, with all the width there is."""
-    back = f'<a href="{lesson.stem}.html">← {dotted(lesson)}</a><span></span><a href="index.html">All lessons</a>'
-    head = f'<p class="kind">minigrad: a drawing of lesson {dotted(lesson)}</p><h1>{WIDGET_PAGES[name]}</h1>'
-    body = f'<header><nav aria-label="lessons">{back}</nav></header><main>{head}{widget_html(name, data)}</main>'
-    write_text(folder / f"{name}.html", page(WIDGET_PAGES[name], body, "alone", [widget_scripts([name])]))
+class LessonPage:
+    """A lesson as a page. folder: where the page will be, for its links."""
 
-
-class Body:
-    """The main part of a page. folder: where the page will be, for its links."""
+    is_site = False
+    more = ""  # HTML at the end of the page
+    modules = [FOLDER / "lesson.js"]
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -87,11 +67,46 @@ class Body:
         self.hidden: list[str] | None = None  # the answer to an open question, so far
         self.widgets: dict[str, Any] = {}
 
+    def write(self, lesson: Path, ran: Iterable[Ran], exercises: list[str]) -> Path:
+        """Write the lesson's page, and a page for each of its drawings that has one; returns the path of the first."""
+        start = time.perf_counter()
+        body, widgets = self.of(ran)
+        seconds = time.perf_counter() - start
+        cells = read_cells(lesson)
+        places = self._concepts([row for row in concepts() if row.lesson == lesson.name], exercises)
+        kind = (
+            f'<p class="kind">minigrad: a lesson, {minutes(cells)} minutes to read; its code ran in {seconds:.0f} s</p>'
+        )
+        nav = "<!--nav--><!--/nav-->"
+        done = f'<p class="soft">{progress(lesson, cells)}. A lesson is done when all its answers have been opened.</p>'
+        if lesson == ONE_PAGE:  # it asks nothing
+            done = ""
+        main = f"<header>{nav}</header>\n<main>\n{kind}{body}\n{places}</main>"
+        name = title(lesson)
+        self._put(
+            lesson.stem,
+            name[:1].upper() + name[1:],
+            f"{main}\n<footer>{done}{nav}</footer>{self.more}",
+            "lesson",
+            widget_scripts(list(widgets), *self.modules),
+        )
+        back = f'<a href="{lesson.stem}.html">← {dotted(lesson)}</a><span></span><a href="index.html">All lessons</a>'
+        for widget in WIDGET_PAGES.keys() & widgets:  # alone on a page, with all the width there is
+            head = f'<p class="kind">minigrad: a drawing of lesson {dotted(lesson)}</p><h1>{WIDGET_PAGES[widget]}</h1>'
+            main = f"<main>{head}{widget_html(widget, widgets[widget])}</main>"
+            html = f'<header><nav aria-label="lessons">{back}</nav></header>{main}'
+            self._put(widget, WIDGET_PAGES[widget], html, "alone", widget_scripts([widget]))
+        return self.folder / f"{lesson.stem}.html"
+
+    def _put(self, name: str, title: str, body: str, kind: str, script: str) -> None:
+        address = f"lessons/{name}.html" if self.is_site else ""
+        write_text(self.folder / f"{name}.html", page(title, body, kind, [script], address))
+
     def of(self, ran: Iterable[Ran]) -> tuple[str, dict[str, Any]]:
         """The HTML of a lesson that ran, and the widgets in it: their names and data."""
         for cell, output, value, seconds in ran:
             if cell.kind == "prose":
-                self._prose(cell)
+                self._paragraphs(cell)
             else:
                 result = "\n".join([*self._output(output), *_value(value)])
                 took = f' data-seconds="{seconds:.0f}"' * (seconds > NOTICED)
@@ -100,22 +115,26 @@ class Body:
                 shown.append(f'<div class="result" data-of="{cell.line}">{result}</div>')
         return "\n".join(self.html), self.widgets
 
-    def _prose(self, cell: Cell) -> None:
+    def prose(self, text: str) -> str:
+        """Markdown as HTML, with its links."""
+        return markdown_to_html(text, self.link)
+
+    def _paragraphs(self, cell: Cell) -> None:
         plain: list[str] = []
 
         def finish() -> None:
-            self.html.append(markdown_to_html("\n\n".join(plain), self.link))
+            self.html.append(self.prose("\n\n".join(plain)))
             plain.clear()
 
         for paragraph in cell.paragraphs():
             if paragraph.startswith(QUESTION):
                 finish()
-                text = markdown_to_html(_sentence(paragraph.removeprefix(QUESTION)), self.link)
+                text = self.prose(_sentence(paragraph.removeprefix(QUESTION)))
                 self.html.append(f'<div class="question"><p><strong>Predict before you look.</strong></p>{text}</div>')
                 self.hidden = []
             elif paragraph.startswith(ANSWER) and self.hidden is not None:
                 finish()
-                text = markdown_to_html(_sentence(paragraph.removeprefix(ANSWER)), self.link)
+                text = self.prose(_sentence(paragraph.removeprefix(ANSWER)))
                 answer = "\n".join([*self.hidden, text])
                 self.html.append(f'<details class="answer"><summary>Show the answer</summary>{answer}</details>')
                 self.hidden = None
@@ -156,6 +175,25 @@ class Body:
                         link = f'<a href="{widget}.html">{WIDGET_PAGES[widget]}</a>'
                         yield f"<p>{link}: the same drawing, on a page of its own.</p>"
 
+    def _concepts(self, rows: list[Concept], exercises: list[str]) -> str:
+        """The concepts that the lesson teaches, with their code, tests and exercises."""
+        html = []
+        for row in rows:
+            html.append(f"<li>{escaped(row.name)}")
+            for place in row.code:
+                line = place.line() or 1
+                where = f'<a href="{self.address(ROOT / place.path)}#L{line}">{escaped(place.path)}:{line}</a>'
+                source = textwrap.dedent(place.source())
+                code = code_html(Cell("code", source, 1)) if source else ""
+                html.append(f"<details><summary>{escaped(place.name)}</summary><p>{where}</p>{code}</details>")
+            for place in row.tests:
+                link = f'<a href="{self.address(ROOT / place.path)}#L{place.line() or 1}">{escaped(place.name)}</a>'
+                html.append(f'<div class="soft">tested by {link}</div>')
+            html.append("</li>")
+        shown = "".join(f"<li>{self.prose(f'`python scripts/exercise.py start {name}`')}</li>" for name in exercises)
+        concept_list = f"<h2>Concepts of this lesson, and their code</h2><ul>{''.join(html)}</ul>" if rows else ""
+        return f"{concept_list}<h2>Exercises</h2><ul>{shown}</ul>" if exercises else concept_list
+
     def link(self, target: str) -> str | None:
         """The address of a file of the project: a link's target, a path, or a command that names one."""
         exercise = _EXERCISE.search(target)
@@ -165,22 +203,21 @@ class Body:
         named += [ROOT / found[0]] if found else []
         for path in named:
             if path.is_relative_to(ROOT) and path.is_file():
-                return address(path, self.folder)
+                return self.address(path)
         return None
+
+    def address(self, path: Path) -> str:
+        """A file's address, relative to the page where that is possible."""
+        try:
+            return quote(Path(os.path.relpath(path, self.folder)).as_posix())
+        except ValueError:  # on Windows, another drive
+            return path.resolve().as_uri()
 
 
 def _sentence(text: str) -> str:
     """The text after "Predict:" or "Answer:", which the page does not show; with a capital, except for y = x²."""
     text = text.strip()
     return text if re.match(r"\w [=≈]", text) else text[:1].upper() + text[1:]
-
-
-def address(path: Path, folder: Path) -> str:
-    """A file's address, relative to the folder of a page where that is possible."""
-    try:
-        return quote(Path(os.path.relpath(path, folder)).as_posix())
-    except ValueError:  # on Windows, another drive
-        return path.resolve().as_uri()
 
 
 def code_html(*statements: Cell) -> str:
@@ -204,24 +241,3 @@ def _value(value: Any) -> Iterator[str]:
             return
     if value is not None:
         yield f'<pre class="output" tabindex="0">{escaped(repr(value))}</pre>'
-
-
-def _concepts(rows: list[Concept], exercises: list[str], folder: Path) -> str:
-    """The concepts that the lesson teaches, with their code, tests and exercises."""
-    html = []
-    for row in rows:
-        html.append(f"<li>{escaped(row.name)}")
-        for place in row.code:
-            line = place.line() or 1
-            where = f'<a href="{address(ROOT / place.path, folder)}#L{line}">{escaped(place.path)}:{line}</a>'
-            source = textwrap.dedent(place.source())
-            code = code_html(Cell("code", source, 1)) if source else ""
-            html.append(f"<details><summary>{escaped(place.name)}</summary><p>{where}</p>{code}</details>")
-        for place in row.tests:
-            link = f'<a href="{address(ROOT / place.path, folder)}#L{place.line() or 1}">{escaped(place.name)}</a>'
-            html.append(f'<div class="soft">tested by {link}</div>')
-        html.append("</li>")
-    commands = [f"python scripts/exercise.py start {name}" for name in exercises]
-    shown = "".join(f"<li>{markdown_to_html(f'`{command}`', Body(folder).link)}</li>" for command in commands)
-    concept_list = f"<h2>Concepts of this lesson, and their code</h2><ul>{''.join(html)}</ul>" if rows else ""
-    return f"{concept_list}<h2>Exercises</h2><ul>{shown}</ul>" if exercises else concept_list

@@ -12,7 +12,7 @@ from minigrad.inspection.line_recorder import LineRecorder, record_lines
 from scripts.pages.explain_data import ROOT, shown_path
 from scripts.pages.markup import python_to_html
 from scripts.shared import command_line
-from scripts.shared.web_page import FOLDER, POLICY, packed, page_of_data
+from scripts.shared.web_page import packed, page_of_data
 
 EXAMPLES = """examples:
   python scripts/step.py                          the step itself, for a debugger
@@ -57,20 +57,20 @@ def title_of(name: str) -> str:
     return re.split(r"\.\s", ast.get_docstring(ast.parse(read_text(STEPS[name]))) or "", maxsplit=1)[0].rstrip(".")
 
 
-def step_page(name: str, policy: str = POLICY, before: str = "", ops: str = "", *modules: Path) -> tuple[str, int]:
-    """The page of a script, and how many lines ran. ops: the address of the page that shows the same step op by op.
-
-    before, modules: of `page_of_data`.
-    """
-    data = debugger_data(record_lines(STEPS[name], PACKAGES)) | {"title": title_of(name), "name": name, "ops": ops}
-    return page_of_data("debugger", data["title"], data, policy, FOLDER, before, *modules), len(data["moments"])
+def step_page(name: str, address: str = "") -> tuple[str, int]:
+    """The page of a script, and how many lines ran. address: on the site, where lines can be changed."""
+    data = debugger_data(record_lines(STEPS[name], PACKAGES)) | {"name": name}
+    if address and name == "step":
+        data["ops"] = "../step/index.html"  # the page that shows the same step op by op
+    names = "debugger site/live site/editor" if address else "debugger"
+    return page_of_data(names, title_of(name), data, address), len(data["moments"])
 
 
 # --- the data of the page ---------------------------------------------------------------------------------------------
 
 
 def debugger_data(recording: LineRecorder) -> dict[str, Any]:
-    """The whole data of a page but its title."""
+    """The whole data of a page."""
     sources = recording.sources
     files = [path for path in sources if any(call["file"] == path for call in recording.calls)]
     top = [(i, moment[1]) for i, moment in enumerate(recording.moments) if moment[0] == 0]

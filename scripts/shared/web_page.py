@@ -1,8 +1,9 @@
-"""The shell of our offline pages: one file with its style and its scripts inside, for a phone, paper and dark mode.
+"""The shell of our pages: one file with its style and its scripts inside, for a phone, paper and dark mode.
 
     write_text(path, page("Title", "<h1>...</h1>", "report"))
 
-A page never asks for anything from outside: its Content-Security-Policy forbids it.
+A page is a file by itself or, with an address, one of the site. It never asks for anything from outside of the place
+where it is: its Content-Security-Policy forbids it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from gpt.files import read_text
 
 FOLDER = Path(__file__).resolve().parents[1] / "pages"  # with the HTML and JavaScript of each page
 STYLE = Path(__file__).with_name("look.css")
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:; connect-src 'self'"
+SITE_POLICY = POLICY.replace("script-src", "script-src 'self'") + "; worker-src 'self'"
 # What the header of the site leads to, in its order.
 PAGES = {
     "index.html": "minigrad",
@@ -36,7 +38,6 @@ PAGES = {
 }
 _IMPORT = re.compile(r'^import .*? from "(.*)";\n', re.MULTILINE)
 _EXPORT = re.compile(r"^export (?=\w)", re.MULTILINE)
-_HEADER = re.compile(r'(<body[^>]*>)(?:\n<a class="skip".*?</div>)?')
 # Paper has no buttons: answers are printed.
 OPEN_ANSWERS = "document.querySelectorAll('details.answer').forEach((answer) => { answer.open = true; })"
 ON_PRINT = f"addEventListener('beforeprint', () => {OPEN_ANSWERS});"
@@ -47,20 +48,23 @@ def escaped(text: Any) -> str:
     return html.escape(str(text).encode("utf-8", "replace").decode("utf-8"))
 
 
-def page(title: str, body: str, kind: str, scripts: Iterable[str] = (), policy: str = POLICY) -> str:
-    """A whole page. body: HTML. kind: of the page, whose rules the stylesheet has. scripts: JavaScript, put into it."""
+def page(title: str, body: str, kind: str, scripts: Iterable[str] = (), address: str = "") -> str:
+    """A whole page. body: HTML. kind: of the page, whose rules the stylesheet has. scripts: JavaScript, put into it.
+
+    address: where the page is on the site; "" for a file by itself.
+    """
     script = "\n".join([*scripts, ON_PRINT])
     return f"""<!DOCTYPE html>
 <html lang="en"><head>
 <meta charset="utf-8"><meta name="color-scheme" content="light dark">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta http-equiv="Content-Security-Policy" content="{SITE_POLICY if address else POLICY}">
 <title>{escaped(title)}</title>
 <link rel="icon" href="data:,">
 <style>{read_text(STYLE)}</style>
 </head>
 <body class="{kind}">
-{body}
+{site_header(address) if address else ""}{body}
 <script>
 {script}
 </script>
@@ -68,12 +72,21 @@ def page(title: str, body: str, kind: str, scripts: Iterable[str] = (), policy: 
 """
 
 
-def joined(*modules: Path, without: Iterable[Path] = ()) -> str:
-    """JavaScript modules, each once and after those that it imports, as one script: a file can load no others.
+def site_header(address: str) -> str:
+    """The links that all pages of the site begin with. The page's folder is where the header says one is."""
+    up = "../" * address.count("/")
+    folder = address.partition("/")[0]
+    links = ""
+    for place, name in PAGES.items():
+        current = f' aria-current="{"page" if place == address else "true"}"' if place.startswith(folder) else ""
+        links += f'<a href="{up}{place}"{current}>{name}</a>'
+    nav = f'<nav class="site" aria-label="site">{links}</nav><div id="content" tabindex="-1"></div>'
+    return f'<a class="skip" href="#content">To the content</a>{nav}\n'
 
-    without: those that the page has already.
-    """
-    texts = {path.resolve(): "" for path in without}
+
+def joined(*modules: Path) -> str:
+    """JavaScript modules, each once and after those that it imports, as one script: a file can load no others."""
+    texts: dict[Path, str] = {}
 
     def add(path: Path) -> None:
         if path not in texts:
@@ -84,19 +97,7 @@ def joined(*modules: Path, without: Iterable[Path] = ()) -> str:
 
     for module in modules:
         add(module.resolve())
-    return "\n".join(['"use strict";', *filter(None, texts.values())])
-
-
-def on_site(html: str, address: str) -> str:
-    """A page with the header of the site. address: of the page there, whose folder is where the header says one is."""
-    up = "../" * address.count("/")
-    folder = address.partition("/")[0]
-    links = ""
-    for place, name in PAGES.items():
-        current = f' aria-current="{"page" if place == address else "true"}"' if place.startswith(folder) else ""
-        links += f'<a href="{up}{place}"{current}>{name}</a>'
-    links = f'<a class="skip" href="#content">To the content</a><nav class="site" aria-label="site">{links}</nav>'
-    return _HEADER.sub(rf'\1\n{links}<div id="content" tabindex="-1"></div>', html, count=1)
+    return "\n".join(['"use strict";', *texts.values()])
 
 
 def data_script(data: Any) -> str:
@@ -117,12 +118,13 @@ def look(*sections: str) -> str:
     return "".join(f"/* {name}{rules}" for name, rules in zip(parts[1::2], parts[2::2]) if name in sections)
 
 
-def page_of_data(
-    name: str, title: str, data: Any, policy: str = POLICY, folder: Path = FOLDER, before: str = "", *modules: Path
-) -> str:
-    """A page that its script draws: NAME.html and NAME.js of a folder, with data.
+def page_of_data(names: str, title: str, data: Any, address: str = "") -> str:
+    """A page that its scripts draw from data.
 
-    before: HTML before the script. modules: more of the script.
+    names: of its HTML (with a place for the title) and JavaScript in FOLDER, the first of which is the page's kind. The
+    site adds to some of them: "debugger site/live site/editor".
     """
-    body = f"{read_text(folder / f'{name}.html')}{data_script(data)}{before}"
-    return page(title, body, name, [joined(folder / f"{name}.js", *modules)], policy)
+    paths = [FOLDER / name for name in names.split()]
+    body = "".join(read_text(html) for path in paths if (html := path.with_suffix(".html")).exists())
+    scripts = joined(*(script for path in paths if (script := path.with_suffix(".js")).exists()))
+    return page(title, body.format(title=escaped(title)) + data_script(data), paths[0].name, [scripts], address)

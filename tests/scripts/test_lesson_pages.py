@@ -15,7 +15,7 @@ from scripts.course.lessons.cells import Cell, Running, lessons, read_cells
 from scripts.course.lessons.concepts import concepts, exercises
 from scripts.pages import lesson_index
 from scripts.pages.lesson_notebook import write_notebook
-from scripts.pages.lesson_page import Body, Ran, record, write_page
+from scripts.pages.lesson_page import LessonPage, Ran, record, write_page
 from tests.scripts.running import assert_says
 from tests.scripts.test_lesson_cells import write
 
@@ -41,7 +41,7 @@ def test_a_page_has_everything_in_order(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("target", ["../../../../etc/passwd", "/etc/passwd", "nowhere.py", "javascript:f()", "", "\0"])
 def test_a_link_leads_to_the_projects_own_files_only(target, tmp_path):
-    assert Body(tmp_path).link(target) is None
+    assert LessonPage(tmp_path).link(target) is None
 
 
 def test_pages_are_connected_as_they_are_made(tmp_path):
@@ -103,7 +103,7 @@ def f(y):
 
 
 def test_plots_and_checks_fold_and_no_line_is_lost_or_moved(tmp_path):
-    made, _ = Body(tmp_path).of([Ran(Cell("code", CODE, 1), "the output")])
+    made, _ = LessonPage(tmp_path).of([Ran(Cell("code", CODE, 1), "the output")])
     shown = html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"<summary>.*?</summary>", "", made)))
     assert list(filter(None, shown.splitlines())) == [*filter(None, CODE.splitlines()), "the output"]
     folded = re.findall(r"<details><summary>(.*?)</summary>(.*?)</details>", made, re.DOTALL)
@@ -114,7 +114,7 @@ def test_plots_and_checks_fold_and_no_line_is_lost_or_moved(tmp_path):
 
 
 def test_a_cell_that_takes_long_carries_its_seconds(tmp_path):
-    made, _ = Body(tmp_path).of([Ran(Cell("code", "x = 1", line), seconds=line) for line in (1, 40)])
+    made, _ = LessonPage(tmp_path).of([Ran(Cell("code", "x = 1", line), seconds=line) for line in (1, 40)])
     assert 'data-line="1">' in made and 'data-line="40" data-seconds="40">' in made
 
 

