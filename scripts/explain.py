@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from finetune.objectives.logprobs import selected_logprobs
 from finetune.objectives.ppo import ppo_loss
 from finetune.objectives.rollout import PolicyWithValue, TokenPositions
 from finetune.objectives.sft import sft_loss
-from gpt import GPT, GPTConfig, Tokenizer
+from gpt import GPT, GPTConfig
 from gpt.files import write_text
 from gpt.training.loading import load_model
 from minigrad import manual_seed, no_grad, optim
@@ -34,8 +34,7 @@ EXAMPLES = """examples:
 A recording keeps at most 256 MB of arrays. The page says which arrays it summarizes because they are large.
 """
 TEXTS = {"pretraining": "some text", "sft": "prompt|reply", "dpo": "prompt|better|worse", "ppo": "prompt|reply"}
-TINY = [[3], [1, 4], [2, 5]]  # tokens of the small model: a prompt, a reply, a worse reply
-TINY_TEXT = [[3, 1, 4, 1]]  # what scripts/step.py learns from
+TINY = {"pretraining": "3 1 4 1", "sft": "3|1 4", "dpo": "3|1 4|2 5", "ppo": "3|1 4"}  # what scripts/step.py's model reads
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -49,22 +48,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if (arguments.model is None) != (arguments.text is None):
         parser.error("--model and --text go together")
+    stage, lr = arguments.stage, arguments.learning_rate
     began = time.perf_counter()
-    model: Any
-    if arguments.model is None:
-        model = tiny_gpt()
-        texts = list("01234567")
-        name = "a tiny GPT"
-        parts = TINY_TEXT if arguments.stage == "pretraining" else TINY
-    else:
-        model, tokenizer = load_model(arguments.model, trainable=True)
-        parts = [tokenizer.encode(part) for part in split_text(arguments.text, arguments.stage)]
-        texts = token_texts(tokenizer)
-        name = arguments.model
-    recording, ids = take_step(model, arguments.stage, parts, arguments.learning_rate)
+    model, parts, vocabulary = prepared(arguments.model, arguments.text or TINY[stage], stage)
+    recording, ids = take_step(model, stage, parts, lr)
     seconds = time.perf_counter() - began
-    data = page_data(recording, arguments.stage, name, ids, texts)
-    path = Path(arguments.out_dir) / f"{'step' if arguments.stage == 'pretraining' else arguments.stage}.html"
+    data = explain_data(recording, title_of(stage, arguments.model), ids, vocabulary)
+    path = Path(arguments.out_dir) / f"{'step' if stage == 'pretraining' else stage}.html"
     write_text(path, page_of_data("explain", data["title"], data))
     print(f"{len(recording.calls)} ops, {recording.bytes / 1e6:.1f} MB of arrays, recorded in {seconds:.1f} s")
     print(f"page: {path.as_posix()} ({path.stat().st_size / 1e6:.1f} MB)")
@@ -78,15 +68,28 @@ def tiny_gpt(**sizes: int) -> GPT:
     return GPT(GPTConfig.from_dict({**own, **sizes}))
 
 
-def token_texts(tokenizer: Tokenizer) -> list[str]:
-    """The text of each token of a vocabulary."""
-    return [tokenizer.decode([i]) for i in range(len(tokenizer))]
+def prepared(source: str | None, text: str, stage: str, **sizes: int) -> tuple[Any, list[list[int]], list[str]]:
+    """A model, the tokens of each part of a text, and the texts of all tokens.
+
+    source: of a trained model; without one, it is a tiny GPT of these sizes, which reads token ids. Raises ValueError
+    for a text that does not fit.
+    """
+    parts = split_text(text, stage)
+    if source:
+        model, tokenizer = load_model(source, trainable=True)
+        vocabulary = [tokenizer.decode([i]) for i in range(len(tokenizer))]
+        return model, [tokenizer.encode(part) for part in parts], vocabulary
+    tiny = tiny_gpt(**sizes)
+    vocabulary = [str(i) for i in range(tiny.config.vocab_size)]
+    words = [part.replace(",", " ").split() for part in parts]
+    for word in itertools.chain(*words):
+        if word not in vocabulary:
+            raise ValueError(f"{word!r} is not a token: the vocabulary has the ids 0 to {len(vocabulary) - 1}")
+    return tiny, [[int(word) for word in part] for part in words], vocabulary
 
 
-def page_data(recording: Recording, stage: str, name: str, ids: list[int], texts: Sequence[str]) -> dict[str, Any]:
-    """The data of the page of a step. name: of the model. ids: what it read. texts: of all tokens."""
-    title = f"One step of {'pretraining' if stage == 'pretraining' else stage.upper()}: {name}"
-    return explain_data(recording, title, [texts[i] for i in ids], texts)
+def title_of(stage: str, model: str | None) -> str:
+    return f"One step of {'pretraining' if stage == 'pretraining' else stage.upper()}: {model or 'a tiny GPT'}"
 
 
 def split_text(text: str, stage: str) -> list[str]:

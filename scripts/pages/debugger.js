@@ -1,5 +1,6 @@
 // A debugger over a recording (stepping.py): moments, each in a call, before a line, with the names that had changed.
-import { at, dataOfPage, element, sourceLine, shade, decoded, unpack, show } from "./widgets/common.js";
+import { at, button, dataOfPage, decoded, element, show, sourceLine } from "./widgets/common.js";
+import { listen, matrices, rowsOf } from "./step_page.js";
 export const data = dataOfPage();
 export const [CALL, LINE, CHANGES, RETURNED] = [0, 1, 2, 3]; // of a moment
 export let calls, moments, values, arrays, files, marks, printed; // the recording
@@ -32,7 +33,7 @@ export function load(recording) {
   [now, chosen, drawnFile] = [0, null, null];
   decoded.clear();
   for (const name of ["op", "engine"]) at(name).closest("label").hidden = !calls.some(({ part }) => part === name);
-  at("marks").replaceChildren(...at("marks").querySelectorAll(".kept"), ...marks.map(([text, moment]) => element("button", { type: "button", onclick: () => go(moment) }, text)));
+  at("marks").replaceChildren(...at("marks").querySelectorAll(".kept"), ...marks.map(([text, moment]) => button({ onclick: () => go(moment) }, text)));
   leaveOut();
   draw();
 }
@@ -145,18 +146,22 @@ function namesAt(call, moment) {
   return Object.entries(names).filter(([, value]) => value >= 0);
 }
 
+const nameOf = (call) => (calls[call].name === "<module>" ? "the script" : calls[call].name);
+
 // The calls of the same function of an op.
 const alike = (name) => calls.flatMap((call, i) => (call.name === name && call.part === "op" ? [i] : []));
 
-function draw() {
+function draw(choice = chosen) {
+  chosen = choice;
   const stack = stackAt(now), [call, moment] = stack.find(([other]) => other === chosen) ?? stack[0];
   drawSource(call, moments[moment][LINE], moments[momentsOf[call].findLast((i) => i < moment)]?.[LINE]);
-  at("stack").replaceChildren(...stack.map(([other, last]) => element("li", {}, element("button", {
-    type: "button", "aria-pressed": String(other === call), onclick: () => { chosen = other; draw(); },
-  }, `${calls[other].name === "<module>" ? "the script" : calls[other].name} `, element("span", { class: "soft" }, `${fileOf(other).path}:${moments[last][LINE]}`)))));
+  at("stack").replaceChildren(...stack.map(([other, last]) => {
+    const where = element("span", { class: "soft" }, `${fileOf(other).path}:${moments[last][LINE]}`);
+    return element("li", {}, button({ "aria-pressed": String(other === call), onclick: () => draw(other) }, `${nameOf(other)} `, where));
+  }));
   const half = calls[call].name.match(/^\w+\.(forward|backward)$/) && calls[call].part === "op";
   at("card").replaceChildren(half && data.ops ? element("a", { href: `${data.ops}#${calls[call].name},${alike(calls[call].name).indexOf(call)}` }, "This op as a card") : "");
-  at("whose").textContent = calls[call].name === "<module>" ? "Names of the script" : `Names in ${calls[call].name}`;
+  at("whose").textContent = `Names in ${nameOf(call)}`;
   const changed = momentsOf[call][0] === moment ? {} : moments[moment][CHANGES], returned = moments[moment][RETURNED];
   const held = namesAt(call, moment), withArrays = held.filter(([, value]) => arraysIn(value).length), others = held.filter(([, value]) => !arraysIn(value).length);
   const rows = [...withArrays, ...others].map(([name, value]) => named(call, name, value, name in changed));
@@ -175,7 +180,7 @@ function drawSource(call, line, before) {
   const { file } = calls[call], place = at("source");
   at("file").replaceChildren(sourceLine(files[file].path, line, files[file].path));
   if (drawnFile !== file) {
-    place.innerHTML = files[file].lines.map((text, i) => `<span class="row" data-line="${i + 1}">${text || " "}</span>`).join("");
+    place.innerHTML = rowsOf(files[file].lines);
     drawnFile = file;
   }
   for (const old of place.querySelectorAll(".now, .ran")) old.classList.remove("now", "ran");
@@ -188,7 +193,7 @@ function drawSource(call, line, before) {
 
 function named(call, name, value, isNew) {
   const things = name === "returns" ? [] : arraysIn(value);
-  const follow = (by, sign, text) => element("button", { type: "button", title: `${text} line that changes ${name}`, "aria-label": `${text} line that changes ${name}`, onclick: () => change(by, call, name, value) }, sign);
+  const follow = (by, sign, text) => button({ title: `${text} line that changes ${name}`, "aria-label": `${text} line that changes ${name}`, onclick: () => change(by, call, name, value) }, sign);
   return element("section", { class: `name${isNew ? " new" : ""}` }, element("h3", {}, name, " ", ...(things.length && value >= 0 ? [follow(-1, "◂", "the last"), follow(1, "▸", "the next")] : [])), whole(value));
 }
 
@@ -204,7 +209,7 @@ function drawBeside() {
   const { recording, places, differs, line } = data.beside, place = places[now], [call, row, , returned] = recording.moments[place];
   const held = Object.assign({}, ...recording.moments.slice(0, place + 1).filter((moment) => moment[CALL] === call).map((moment) => moment[CHANGES]));
   const rows = Object.entries({ ...(returned === undefined ? {} : { returns: returned }), ...held }).filter(([, value]) => value >= 0);
-  at("right").innerHTML = recording.files[0].lines.map((text, i) => `<span class="row${i + 1 === row ? " now" : ""}">${text || " "}</span>`).join("");
+  at("right").innerHTML = rowsOf(recording.files[0].lines, row);
   at("right").scrollTop = at("right").children[row - 1].offsetTop - at("right").offsetTop - at("right").clientHeight / 3;
   at("right-names").replaceChildren(...rows.map(([name, value]) => element("section", { class: `name${name === data.beside.name ? " differing" : ""}` }, element("h3", {}, name), whole(value, recording))));
   bringIntoSight(at("right-names").querySelector(".differing"));
@@ -212,19 +217,11 @@ function drawBeside() {
   at("differs").textContent = differs === null ? "Every name that both have holds the same value: look for what is missing." : `The first line with a different result is underlined: ${data.beside.name} differs.`;
 }
 
-// An array as tables of its last two axes.
-function numbers({ shape, dtype, corner, range, data: packed }) {
-  const all = unpack(packed), size = corner ?? shape, columns = size.at(-1) ?? 1, rows = size.length > 1 ? size.at(-2) : 1;
-  const largest = all.reduce((a, b) => (Number.isFinite(b) ? Math.max(a, Math.abs(b)) : a), 0) || 1;
-  const tables = [];
-  for (let start = 0; start < all.length; start += rows * columns) {
-    tables.push(element("table", { class: "grid" }, ...Array.from({ length: rows }, (_, row) => element("tr", {}, ...Array.from({ length: columns }, (__, column) => {
-      const x = all[start + row * columns + column];
-      return element("td", { style: dtype.startsWith("float") ? shade(x / largest) : "" }, dtype === "bool" ? String(Boolean(x)) : show(x));
-    })))));
-  }
+function numbers(array) {
+  const { shape, dtype, corner, range } = array;
+  const cells = matrices(array, (x, style) => element("td", { style }, dtype === "bool" ? String(Boolean(x)) : show(x)));
   const left = corner ? `, ${range.map((end) => (typeof end === "number" ? show(end) : end)).join(" to ")}; its first ${corner.join(" × ")} numbers` : "";
-  return element("div", {}, element("span", { class: "soft" }, `${dtype} (${shape.join(", ")})${left}`), element("div", { class: "tables scroll", tabindex: 0 }, ...tables));
+  return element("div", {}, element("span", { class: "soft" }, `${dtype} (${shape.join(", ")})${left}`), element("div", { class: "tables scroll", tabindex: 0 }, ...cells));
 }
 
 // --- what a reader does ---
@@ -242,21 +239,14 @@ at("source").addEventListener("click", (event) => {
   const row = event.target.closest(".row");
   if (row && String(getSelection()) === "") runTo(drawnFile, Number(row.dataset.line));
 });
-const KEYS = { ArrowRight: "into", ArrowLeft: "back", ArrowDown: "over", ArrowUp: "back-over", o: "out", F10: "over", F11: "into", "Shift+F11": "out" };
-addEventListener("keydown", (event) => {
-  const key = `${event.shiftKey && event.key === "F11" ? "Shift+" : ""}${event.key}`;
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("[type=search], textarea, .tables")) return;
-  if (key === "/") at("find").focus();
-  else if (key === "Home") go(shown[0]);
-  else if (key === "End") go(shown.at(-1));
-  else if (KEYS[key]) step[KEYS[key]]();
-  else return;
-  event.preventDefault();
+listen({
+  ArrowRight: step.into, F11: step.into, ArrowLeft: step.back, ArrowDown: step.over, F10: step.over, ArrowUp: step["back-over"],
+  o: step.out, "Shift+F11": step.out, Home: () => go(shown[0]), End: () => go(shown.at(-1)),
 });
 at("how").open = innerWidth > 768; // a phone has no room for it
 if (data.beside) {
   document.querySelector("main").classList.add("beside");
-  at("marks").append(...(data.beside.differs === null ? [] : [element("button", { type: "button", class: "kept", onclick: () => go(data.beside.differs) }, "the first difference")]));
+  at("marks").append(...(data.beside.differs === null ? [] : [button({ class: "kept", onclick: () => go(data.beside.differs) }, "the first difference")]));
 }
 load(data);
 const [, name, number] = location.hash.match(/^#([\w.]+),(\d+)$/) ?? [];

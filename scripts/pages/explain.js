@@ -1,16 +1,16 @@
 // The page of a recorded training step. Its data are made by explain_data.py: calls of ops, the arrays, the updates.
-import { at, dataOfPage, element, sourceLine, shade, visible, decoded, unpack, show } from "./widgets/common.js";
+import { at, button, dataOfPage, decoded, element, shade, show, sourceLine, unpack, visible } from "./widgets/common.js";
+import { listen, matrices, rowsOf } from "./step_page.js";
 let data, calls, back, steps; // of the recording that is shown: see draw()
 const SHOWN_TERMS = 12;
 
 // --- arrays ---
 
-const numbersOf = (id) => (id !== null && data.values[id].data !== undefined ? unpack(data.values[id].data) : null);
+const isWhole = (id) => !data.values[id].corner;
+const wholeOf = (id) => (id !== null && isWhole(id) ? shownNumbers(id) : null);
+const shownNumbers = (id) => unpack(data.values[id].data); // of an array, or of its corner if it is too large
 const sizeOf = (id) => data.values[id].shape.reduce((a, b) => a * b, 1);
 const shapeText = (shape) => `(${shape.join(", ")}${shape.length === 1 ? "," : ""})`;
-
-// The numbers of an array, or of its corner if it is too large.
-const shownNumbers = (id) => numbersOf(id) ?? unpack(data.values[id].corner);
 
 // The index of the flat place of a number: 5 in shape (2, 3) is 1, 2.
 function indexOf(shape, flat) {
@@ -81,46 +81,38 @@ let current = 0;
 let grids = []; // {side, index, id, name, cells, table}: side is "in", "out", "din", "dout" or the name of an array
 
 function jumpTo(kind, call, text) {
-  return element("button", { type: "button", onclick: () => go(stepOf(kind, call)) }, text);
+  return button({ onclick: () => go(stepOf(kind, call)) }, text);
 }
 
 // A table of numbers. like: the value whose axes it has. hidden: scores that are -inf where a mask hides a number.
 function grid(side, index, id, name, { note = "", like = id, axes = axesOf(data.values[like]), hidden = [] } = {}) {
-  const value = data.values[id], numbers = shownNumbers(id), whole = value.data !== undefined;
-  const shape = whole ? value.shape : value.corner_shape;
-  const columns = shape.at(-1) ?? 1, rows = shape.length > 1 ? shape.at(-2) : 1;
-  const [rowAxis, columnAxis] = [shape.length > 1 ? axes.at(-2) ?? "" : "", axes.at(-1) ?? ""];
-  const largest = numbers.reduce((a, b) => (Number.isFinite(b) ? Math.max(a, Math.abs(b)) : a), 0) || 1;
+  const value = data.values[id], whole = isWhole(id), shape = value.corner ?? value.shape;
+  const columns = shape.at(-1) ?? 1, isMatrix = shape.length > 1;
+  const [rowAxis, columnAxis] = [isMatrix ? axes.at(-2) ?? "" : "", axes.at(-1) ?? ""];
   const indexed = whole ? shape : [...value.shape.slice(0, -2).map(() => 1), ...shape]; // a corner is of the first matrix
   const made = { side, index, id, name, shape: indexed, cells: [], whole };
-  const isWhole = !value.dtype.startsWith("float"); // ids and masks have no shades
-  const tables = [];
-  for (let start = 0; start < numbers.length; start += rows * columns) {
-    const place = indexOf(indexed, start).slice(0, -2), batch = axes[0] === "batch" && place.length ? place[0] : 0;
-    const table = element("table", { class: "grid" });
-    const which = place.flatMap((i, axis) => (indexed[axis] > 1 ? [`${axes[axis] ?? "index"} ${i}`] : []));
-    if (which.length) table.append(element("caption", {}, which.join(", ")));
+  const placeOf = (start) => indexOf(indexed, start).slice(0, -2);
+  const batchOf = (start) => (axes[0] === "batch" && placeOf(start).length ? placeOf(start)[0] : 0);
+  const cellAt = (x, style, flat) => {
+    const masked = hidden[flat] === -Infinity;
+    const look = masked ? { class: "masked", "aria-label": "hidden by the mask" } : { style };
+    const cell = element("td", { tabindex: flat ? -1 : 0, ...look }, masked ? "" : show(x));
+    cell.addEventListener("click", () => {
+      cell.blur(); // a cell that has the focus takes the arrow keys; after a click they go on stepping
+      choose(made, flat);
+    });
+    cell.addEventListener("keydown", (event) => onCellKey(event, made, flat, columns));
+    made.cells.push(cell);
+    return cell;
+  };
+  const headOfTable = (start) => {
+    const which = placeOf(start).flatMap((i, axis) => (indexed[axis] > 1 ? [`${axes[axis] ?? "index"} ${i}`] : []));
     const corner = [columnAxis && `${columnAxis} →`, rowAxis && `${rowAxis} ↓`].filter(Boolean).join("\n");
-    const names = [...Array(columns).keys()].map((i) => element("th", { scope: "col" }, nameOnAxis(columnAxis, i, batch)));
-    if (shape.length) table.append(element("tr", {}, element("th", {}, corner), ...names));
-    for (let row = 0; row < rows; row += 1) {
-      const line = element("tr", {}, shape.length ? element("th", { scope: "row" }, rows > 1 || rowAxis ? nameOnAxis(rowAxis, row, batch) : "") : "");
-      for (let column = 0; column < columns; column += 1) {
-        const flat = start + row * columns + column, masked = hidden[flat] === -Infinity;
-        const look = masked ? { class: "masked", "aria-label": "hidden by the mask" } : { style: isWhole ? "" : shade(numbers[flat] / largest) };
-        const cell = element("td", { tabindex: flat ? -1 : 0, ...look }, masked ? "" : show(numbers[flat]));
-        cell.addEventListener("click", () => {
-          cell.blur(); // a cell that has the focus takes the arrow keys; after a click they go on stepping
-          choose(made, flat);
-        });
-        cell.addEventListener("keydown", (event) => onCellKey(event, made, flat, columns));
-        made.cells.push(cell);
-        line.append(cell);
-      }
-      table.append(line);
-    }
-    tables.push(table);
-  }
+    const names = [...Array(columns).keys()].map((i) => element("th", { scope: "col" }, nameOnAxis(columnAxis, i, batchOf(start))));
+    return [...(which.length ? [element("caption", {}, which.join(", "))] : []), ...(shape.length ? [element("tr", {}, element("th", {}, corner), ...names)] : [])];
+  };
+  const headOfRow = (start, row) => (shape.length ? [element("th", { scope: "row" }, isMatrix && shape.at(-2) > 1 || rowAxis ? nameOnAxis(rowAxis, row, batchOf(start)) : "")] : [""]);
+  const tables = matrices(value, cellAt, headOfTable, headOfRow);
   made.base = made.cells.map((cell) => ({ style: cell.getAttribute("style") ?? "", class: cell.className }));
   grids.push(made);
   const sizes = value.shape.map((size, axis) => (axes[axis] ? `${axes[axis]} ${size}` : size));
@@ -150,7 +142,7 @@ function origin(id, kind) {
 function source(half, open) {
   if (!half) return "";
   const code = element("pre", { class: "code numbered", style: `--first: ${half.line}`, tabindex: 0 });
-  code.innerHTML = half.html.split("\n").map((line) => `<span class="row">${line}</span>`).join("\n");
+  code.innerHTML = rowsOf(half.html.split("\n"));
   return element("details", open ? { open: true } : {}, element("summary", {}, `${half.path}:${half.line}`), code);
 }
 
@@ -223,7 +215,7 @@ function arrivals(id) {
 function target(id) {
   const value = data.values[id];
   const update = data.updates.findIndex((u) => u.name && u.name === value.name);
-  if (update >= 0) return element("button", { type: "button", onclick: () => go(steps.findIndex((s) => s.update === update)) }, `to ${value.name}`);
+  if (update >= 0) return button({ onclick: () => go(steps.findIndex((s) => s.update === update)) }, `to ${value.name}`);
   return value.made_by ? jumpTo("backward", value.made_by[0], `to ${calls[value.made_by[0]].op}`) : value.name;
 }
 
@@ -295,7 +287,7 @@ function explainCall(call, kind, made, flat) {
   const douts = kind === "backward" ? outs : null;
   const derivative = (row, g, column) => J[g.index][row * g.cells.length + column];
   // Backward multiplies each derivative by the gradient that arrived: the shares of a sum.
-  const weight = (g, i) => (douts ? numbersOf(g.id)[i] : 1);
+  const weight = (g, i) => (douts ? wholeOf(g.id)[i] : 1);
   const lines = [];
   if (outs.includes(made)) {
     const row = rowOf(made, flat, call.outputs);
@@ -352,7 +344,7 @@ function explainInside(call, made, flat, value) {
 
 // "0.31 = 0.12 × 0.50 + ...": where an output is the sum of its inputs times their derivatives.
 function termsText(call, row, ins, value, derivative) {
-  const terms = ins.filter((g) => call.terms.includes(g.index)).flatMap((g) => [...numbersOf(g.id)].flatMap((x, i) => {
+  const terms = ins.filter((g) => call.terms.includes(g.index)).flatMap((g) => [...wholeOf(g.id)].flatMap((x, i) => {
     const factor = derivative(row, g, i);
     if (!factor) return [];
     const name = nameAt(g, i);
@@ -365,14 +357,14 @@ function termsText(call, row, ins, value, derivative) {
 function passages(call, made, flat) {
   const isDout = made.side === "dout";
   const id = isDout ? call.outputs[made.index] : call.inputs[made.index];
-  const uses = usesOf(id).map((use) => ({ ...use, numbers: numbersOf(calls[use.call].dinputs[use.input]) }));
+  const uses = usesOf(id).map((use) => ({ ...use, numbers: wholeOf(calls[use.call].dinputs[use.input]) }));
   if (!uses.length || uses.some((use) => !use.numbers)) return [];
   const total = uses.reduce((sum, use) => sum + use.numbers[flat], 0);
   const terms = uses.map((use) => ({ value: use.numbers[flat], text: `${show(use.numbers[flat])} (${calls[use.call].op}, step ${stepOf("backward", use.call) + 1})` }));
   const name = data.values[id].name || (isDout ? made.name : `the gradient of ${made.name.slice(1)}`);
   const lines = uses.length > 1 || isDout ? [sumText(`${isDout ? "It is the sum of what came back: " : "Gradients add up: "}${name} ${show(total)}`, terms)] : [];
   const update = data.updates.find((u) => u.name && u.name === data.values[id].name);
-  if (update && numbersOf(update.before)) lines.push(`${update.label}${indexText(data.values[update.before].shape, flat)}: from ${show(numbersOf(update.before)[flat])} to ${show(numbersOf(update.after)[flat])}.`);
+  if (update && wholeOf(update.before)) lines.push(`${update.label}${indexText(data.values[update.before].shape, flat)}: from ${show(wholeOf(update.before)[flat])} to ${show(wholeOf(update.after)[flat])}.`);
   return lines;
 }
 
@@ -479,14 +471,14 @@ export function draw(recorded, op = null) {
   read(recorded);
   document.title = at("title").textContent = data.title;
   const last = calls.findIndex((call) => call.order === 0), attention = calls.findIndex((call) => call.inside[0].probs);
-  const loss = numbersOf(calls[last].outputs[0])[0];
+  const loss = wholeOf(calls[last].outputs[0])[0];
   at("facts").textContent = `${data.tokens.length ? `Text: ${data.tokens.map(visible).join(" | ")}. ` : ""}Loss: ${loss.toFixed(4)}. ${calls.length} ops forward, ${back.length} backward, ${data.updates.length} parameters changed.`;
   const first = { "the attention weights": stepOf("forward", attention), "the loss": stepOf("forward", last), "the first gradient": stepOf("backward", last), "a weight's update": steps.findIndex((s) => s.kind === "update") };
-  at("first").replaceChildren("Look first at", ...Object.entries(first).filter(([, i]) => i >= 0).map(([text, i]) => element("button", { type: "button", onclick: () => (go(i), at("inside")?.scrollIntoView()) }, text)));
+  at("first").replaceChildren("Look first at", ...Object.entries(first).filter(([, i]) => i >= 0).map(([text, i]) => button({ onclick: () => (go(i), at("inside")?.scrollIntoView()) }, text)));
   const headings = { forward: "Forward to the loss", backward: "Backward to the gradients", update: "Update of each weight" };
   at("timeline").replaceChildren(...steps.flatMap((step, i) => [
     ...(steps[i - 1]?.kind === step.kind ? [] : [element("h2", {}, headings[step.kind])]),
-    element("button", { type: "button", onclick: () => go(i) }, `${i + 1} ${label(step)}`),
+    button({ onclick: () => go(i) }, `${i + 1} ${label(step)}`),
   ]));
   drawMinimap(data.graph);
   at("find").value = "";
@@ -501,15 +493,7 @@ function start() {
   at("play").addEventListener("click", play);
   at("find").addEventListener("input", () => search(false));
   at("find").addEventListener("keydown", (event) => (event.key === "Enter" ? search(true) : null));
-  document.addEventListener("keydown", (event) => {
-    if (event.target.matches("input, textarea, select") || event.ctrlKey || event.metaKey || event.altKey) return;
-    const move = { ArrowRight: current + 1, ArrowLeft: current - 1, Home: 0, End: steps.length - 1 }[event.key];
-    if (move !== undefined) go(move);
-    else if (event.key === "p") play();
-    else if (event.key === "/") at("find").focus();
-    else return;
-    event.preventDefault();
-  });
+  listen({ ArrowRight: () => go(current + 1), ArrowLeft: () => go(current - 1), Home: () => go(0), End: () => go(steps.length - 1), p: play });
   draw(dataOfPage());
   const asked = steps.findIndex((step) => step.kind !== "update" && nameOfCall(step) === location.hash.slice(1));
   if (asked >= 0) go(asked);

@@ -32,10 +32,10 @@ Inside = tuple[dict[str, Value], dict[str, Value]]  # of an op in forward and in
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def explain_data(recording: Recording, title: str, tokens: list[str], vocabulary: Sequence[str] = ()) -> dict[str, Any]:
-    """The whole data of a page. tokens: the texts of the tokens of the text. vocabulary: those of all tokens."""
+def explain_data(recording: Recording, title: str, ids: list[int], vocabulary: Sequence[str]) -> dict[str, Any]:
+    """The whole data of a page. ids: of the text. vocabulary: the texts of all tokens."""
     inside = [inside_attention(call, recording) for call in recording.calls]
-    ids: Any = recording.calls[0].inputs[0]  # (B, T): a model begins by looking up the embeddings of its tokens
+    read: Any = recording.calls[0].inputs[0]  # (B, T): a model begins by looking up the embeddings of its tokens
     optimizer: Any = recording.optimizer
     for limit in LIMITS:
         table = Table(limit)
@@ -55,8 +55,8 @@ def explain_data(recording: Recording, title: str, tokens: list[str], vocabulary
             break
     return {
         "title": title,
-        "tokens": tokens,
-        "read": [[vocabulary[i] if vocabulary else str(i) for i in row] for row in ids.array],
+        "tokens": [vocabulary[i] for i in ids],
+        "read": [[vocabulary[i] for i in row] for row in read.array],
         "vocabulary": list(vocabulary) if len(vocabulary) <= LIMITS[2] else [],
         "calls": calls,
         "values": table.rows,
@@ -84,12 +84,11 @@ class Table:
             return None
         if value not in self.numbers:
             self.numbers[value] = len(self.rows)
+            is_whole = value.array is not None and value.array.size <= self.limit
             row: dict[str, Any] = {"shape": value.shape, "name": value.name, "made_by": value.made_by}
-            row["dtype"] = str(value.dtype)
-            if value.array is not None and value.array.size <= self.limit:
-                row["data"] = self.packed(value.array)
-            else:
-                row |= {"corner": self.packed(value.corner), "corner_shape": value.corner.shape}
+            row |= {"dtype": str(value.dtype), "data": self.packed(value.array if is_whole else value.corner)}
+            if not is_whole:
+                row["corner"] = value.corner.shape
                 row["statistics"] = {k: x if np.isfinite(x) else str(x) for k, x in value.statistics.items()}
             self.rows.append(row)
         return self.numbers[value]
@@ -167,7 +166,7 @@ def terms(call: Call) -> list[int] | None:
         return None
     out = np.concatenate([flat(value) for value in call.outputs])
     parts = {i: jacobian[i].astype(np.float64) @ flat(value) for i, value in inputs.items()}
-    for count in sorted({1, 2, len(parts)} & set(range(len(parts) + 1))):
+    for count in (1, 2, len(parts)):
         for chosen in itertools.combinations(parts, count):
             total = sum(parts[i] for i in chosen)
             if np.isfinite(out).all() and np.allclose(total, out, rtol=1e-4, atol=1e-6 * (1 + np.abs(out).max())):

@@ -1,6 +1,6 @@
 // The explorer: every number comes from the model (explore_data.py), through the server that this page came from, or on
 // the site from Python in this tab.
-import { at, dataOfPage, element, shade, visible } from "./widgets/common.js";
+import { at, button, dataOfPage, element, shade, visible } from "./widgets/common.js";
 import { SITE, python } from "./site/python.js";
 const start = dataOfPage();
 const main = document.querySelector("main");
@@ -13,7 +13,6 @@ let answered = question, answer = null, changes = 0, isAsking = false;
 const percent = (p) => (p < 0.001 ? "<\u00a00.1\u00a0%" : `${(100 * p).toFixed(1)}\u00a0%`);
 const hex = (sign) => `<U+${sign.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}>`;
 const shown = (token) => visible(token).replace(/[\p{C}\p{Z}]/gu, hex) || "∅"; // signs that cannot be seen, by number
-const button = (attributes, ...children) => element("button", { type: "button", ...attributes }, ...children);
 const pressed = (isPressed) => ({ "aria-pressed": String(isPressed) });
 const isSame = (a) => (b) => String(a) === String(b);
 const toggled = (list, item) => (list.some(isSame(item)) ? list.filter((other) => !isSame(item)(other)) : [...list, item]);

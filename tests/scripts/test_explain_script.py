@@ -61,7 +61,7 @@ def test_the_page_is_that_of_step_py(page, monkeypatch):
 
 def test_the_numbers_of_every_op_are_those_of_the_run(page):
     data = data_of(page)
-    recording, _ = explain.take_step(explain.tiny_gpt(), "pretraining", explain.TINY_TEXT, 0.1)
+    recording, _ = explain.take_step(explain.tiny_gpt(), "pretraining", [[3, 1, 4, 1]], 0.1)
     for call, recorded in zip(data["calls"], recording.calls, strict=True):
         for kind in ("inputs", "outputs", "douts", "dinputs"):
             for i, value in zip(call[kind], getattr(recorded, kind), strict=True):
@@ -99,15 +99,14 @@ def test_any_model_text_and_stage(stage, text, op, given, tmp_path, capsys):
 
 def test_what_does_not_fit_is_summarized(given):
     model, tokenizer = load_model(given / "wide")
-    recording, _ = explain.take_step(model, "pretraining", [tokenizer.encode("the cat sat")], 0.1)
-    data = explain_data(recording, "title", [])
+    recording, ids = explain.take_step(model, "pretraining", [tokenizer.encode("the cat sat")], 0.1)
+    data = explain_data(recording, "title", ids, range(len(tokenizer)))
     assert data["limit"] in LIMITS
     large = [value for value in data["values"] if np.prod(value["shape"]) > data["limit"]]
     assert large
     for value in large:
-        assert "data" not in value and value["statistics"]["norm"] >= 0
-        assert unpacked(value, "corner", "corner_shape").size
-    shown = sum(np.prod(v["shape"]) for v in data["values"] if "data" in v)
+        assert value["statistics"]["norm"] >= 0 and unpacked(value, "data", "corner").size
+    shown = sum(np.prod(v["shape"]) for v in data["values"] if "corner" not in v)
     assert shown * 16 / 3 < 5_000_000
 
 
@@ -133,9 +132,9 @@ def test_the_matrices_inside_attention_are_those_of_the_op(kind):
     """Of GPT, of a Llama whose heads share keys, and of two sequences."""
     shape = {"vocab_size": 8, "n_embd": 8, "block_size": 4, "n_layer": 2, "n_head": 4, "n_kv_head": 2, "n_inner": 12}
     model = Llama(LlamaConfig(**shape)) if kind == "llama" else explain.tiny_gpt()
-    stage, parts = ("dpo", explain.TINY) if kind == "dpo" else ("pretraining", explain.TINY_TEXT)
+    stage, parts = ("dpo", [[3], [1, 4], [2, 5]]) if kind == "dpo" else ("pretraining", [[3, 1, 4, 1]])
     recording, _ = explain.take_step(model, stage, parts, 0.1)
-    data = explain_data(recording, "title", [], list("01234567"))
+    data = explain_data(recording, "title", [], "01234567")
     ops = [(call, recorded) for call, recorded in zip(data["calls"], recording.calls) if call["inside"][0]]
     assert len(ops) == (2 if kind == "llama" else 1)
     for call, recorded in ops:

@@ -1,7 +1,7 @@
 // A lesson's cells: each can be changed and run where it stands. A cell is a .cell with its first line in data-line; what it
 // shows stands in the .result of that line, which may be behind a question, and below the cell once it has run. data-seconds
 // is how long it took where the page was written, for those that took long.
-import { startWidgets, element, storage } from "../widgets/common.js";
+import { startWidgets, button, element, storage } from "../widgets/common.js";
 import { python, editor } from "./python.js";
 const SLOWER = 7; // a cell that trains takes so many times as long in a tab (measured: 5 to 9)
 const MOST_PRINTED = 100_000; // characters of a cell: one that prints without end must leave time to press Stop
@@ -19,8 +19,7 @@ const cells = [...document.querySelectorAll(".cell")].map((place) => {
 const codeOf = (cell) => cells.slice(0, cells.indexOf(cell)).map(({ ran }) => ran).join("") + cell.now;
 for (const cell of cells) cell.saved = { nodes: [...cell.result.childNodes], from: (cell.from = codeOf(cell)) };
 const state = element("span", { role: "status" });
-const button = (text, onclick, more) => element("button", { type: "button", onclick, ...more }, text);
-const stopper = button("Stop", stop, { disabled: true });
+const stopper = button({ onclick: stop, disabled: true }, "Stop");
 let running = false;
 
 // "about 40 s", the time that cells take here; "" if they are quick, or were changed.
@@ -120,20 +119,20 @@ function prepare(cell) {
     cell.editor?.onchange(() => change(cell.editor.get()));
     if (!isOpen) code.replaceChildren(...(cell.now === cell.text ? lines : [element("pre", { class: "code" }, cell.now)]));
   };
-  const edit = button("Edit", () => {
+  const edit = button({ onclick() {
     open(!cell.editor);
     cell.editor?.focus();
     code.scrollIntoView({ block: "nearest" });
-  });
-  const restore = button("Restore", () => { // the lesson's own code and result
+  } }, "Edit");
+  const restore = button({ onclick() { // the lesson's own code and result
     change(cell.text);
     open(false);
     if (running) return;
     forget(cells.indexOf(cell));
     Object.assign(cell, { ran: cell.text, from: cell.saved.from }).result.replaceChildren(...cell.saved.nodes);
     cells.forEach(mark);
-  });
-  const tools = element("div", { class: "tools no-print" }, button("Run", () => runTo(cell), { title: KEYS }), edit, restore);
+  } }, "Restore");
+  const tools = element("div", { class: "tools no-print" }, button({ onclick: () => runTo(cell), title: KEYS }, "Run"), edit, restore);
   if (SLOWER * cell.seconds > LONG) tools.append(element("span", { class: "soft saved" }, `This result was saved. Running it here takes ${time([cell])}; to shorten it, reduce the number of steps or samples, here or in the cell above that sets it.`));
   cell.place.prepend(tools, code);
   restore.hidden = kept === null || kept === cell.text;
@@ -150,6 +149,6 @@ else {
   cells.forEach(prepare);
   const all = time(cells);
   bar.after(element("p", { class: "soft no-print" }, `You can change any code here: press Edit above it, then Run. These results are saved ones. ${all && `Running all of it here takes ${all}. `}${KEYS}; Esc, then Tab, leaves it.`));
-  bar.append(button("Run all", runAll, { class: "primary" }), stopper, button("Restart", restart), state);
+  bar.append(button({ onclick: runAll, class: "primary" }, "Run all"), stopper, button({ onclick: restart }, "Restart"), state);
   new ResizeObserver(() => document.body.style.setProperty("--bar", `${bar.offsetHeight}px`)).observe(bar);
 }

@@ -1,5 +1,5 @@
 // The chat: SmolLM2 answers in this tab (chat.py).
-import { at, element, shade, visible } from "../widgets/common.js";
+import { at, button, element, shade, visible } from "../widgets/common.js";
 import { python } from "./python.js";
 import { fetchWeights, isKept, megabytes, sentence, start } from "./weights.js";
 const TO_READ = 0.13; // seconds for a token of a question (measured)
@@ -75,7 +75,7 @@ function inside(all) {
   const row = element("div", { class: "tokens" }, ...all.map((token) => {
     const { text, p } = token.find(({ chosen }) => chosen);
     const looks = { class: "token", style: shade(p), "aria-pressed": "false", "aria-label": `${text}, ${percent(p)}` };
-    return element("button", { type: "button", onclick: (event) => show(token, event.target), ...looks }, visible(text));
+    return button({ onclick: (event) => show(token, event.target), ...looks }, visible(text));
   }));
   return element("details", {}, element("summary", {}, `${all.length} tokens`), row, table);
 }

@@ -1,6 +1,6 @@
 // The first page: a story, and the words that may follow. The first answers came with the page; Python, which begins to
 // load at the first click, gives the others.
-import { at, dataOfPage, element, shade, visible } from "../widgets/common.js";
+import { at, dataOfPage, button, element, shade, visible } from "../widgets/common.js";
 import { openedIn } from "../lesson.js";
 import { python } from "./python.js";
 const { context, text, answers, lessons } = dataOfPage();
@@ -42,7 +42,7 @@ function draw(alternatives) {
   at("story").textContent = story.tokens.join("");
   at("state").textContent = "";
   document.querySelector(".try").setAttribute("aria-busy", "false");
-  at("alternatives").replaceChildren(...alternatives.map(({ id, text: word, p }) => element("button", { type: "button", style: shade(p), onclick: () => ask({ ids: [...story.ids, id] }) },
+  at("alternatives").replaceChildren(...alternatives.map(({ id, text: word, p }) => button({ style: shade(p), onclick: () => ask({ ids: [...story.ids, id] }) },
     element("code", {}, visible(word)), element("span", {}, p < 0.0005 ? " < 0.1 %" : ` ${(100 * p).toFixed(p < 0.1 ? 1 : 0)} %`))));
 }
 

@@ -1,12 +1,12 @@
 // The debugger on the site: a file is changed in an editor (the script, or a copy of an op's file), and recorded again.
 import { LINE, calls, data, drawnFile, files, load, moments, now, runTo } from "../debugger.js";
-import { at, element } from "../widgets/common.js";
+import { at, button, element } from "../widgets/common.js";
 import { python, editor } from "./python.js";
 const changed = {}; // path -> text
 const tools = element("div", { class: "tools no-print" });
 const field = element("div", { class: "code-editor", hidden: true });
 at("file").after(tools, field);
-const tool = (text, onclick) => element("button", { type: "button", onclick }, text);
+const tool = (text, onclick) => button({ onclick }, text);
 const missingPython = python.missing();
 let open = null; // {path, code}: the file in the editor
 

@@ -9,11 +9,11 @@ import numpy as np
 
 from gpt import GPTConfig
 from gpt.files import write_text
-from gpt.training.loading import load_model
 from minigrad.autograd import Function
 from minigrad.gradcheck import GradcheckError, gradcheck
 from minigrad.nn.layers import ACTIVATIONS
-from scripts.explain import page_data, split_text, take_step, tiny_gpt, token_texts
+from scripts.explain import prepared, take_step, title_of
+from scripts.pages.explain_data import explain_data
 from scripts.pages.site.in_browser import shown
 
 CODE = Path("/tmp/my_op.py")  # where the source of the reader's op is found
@@ -32,18 +32,10 @@ def record(model: str, text: str, stage: str, lr: float, sizes: dict[str, int], 
     as their activation function; "" for GELU.
     """
     try:
-        net: Any
-        if model:
-            net, tokenizer = load_model(f"/models/{model}", trainable=True)
-            parts = [tokenizer.encode(part) for part in split_text(text, stage)]
-            texts = token_texts(tokenizer)
-        else:
-            count = GPTConfig.from_dict(sizes).num_parameters() if sizes else 0
-            if count > LARGEST:
-                raise ValueError(f"these sizes make {count:,} parameters; choose sizes with at most {LARGEST:,}")
-            net = tiny_gpt(**sizes)
-            texts = [str(i) for i in range(net.config.vocab_size)]
-            parts = [ids_of(part, len(texts)) for part in split_text(text, stage)]
+        count = GPTConfig.from_dict(sizes).num_parameters() if sizes else 0
+        if count > LARGEST:
+            raise ValueError(f"these sizes make {count:,} parameters; choose sizes with at most {LARGEST:,}")
+        net, parts, vocabulary = prepared(model and f"/models/{model}", text, stage, **sizes)
         op, said = own_op(code) if code else (None, "")
         if op:
             ACTIVATIONS["own"] = op.apply
@@ -55,19 +47,10 @@ def record(model: str, text: str, stage: str, lr: float, sizes: dict[str, int], 
         names = [function.__name__ for function in {call.function for call in recording.calls}]
         if op and names.count(op.__name__) > 1:
             raise ValueError(f"the step has another op named {op.__name__}; give yours a name of its own")
-        data = page_data(recording, stage, f"the {model} model" if model else "a tiny GPT", ids, texts)
-        return {"data": data, "said": said, "op": op and op.__name__}
+        title = title_of(stage, model and f"the {model} model")
+        return {"data": explain_data(recording, title, ids, vocabulary), "said": said, "op": op and op.__name__}
     except (Exception, KeyboardInterrupt) as error:
         return {"error": shown(error, str(CODE))}
-
-
-def ids_of(text: str, vocab_size: int) -> list[int]:
-    """Token ids with spaces between them. Raises ValueError for what is not in the vocabulary."""
-    words = text.replace(",", " ").split()
-    for word in words:
-        if not word.isdecimal() or int(word) >= vocab_size:
-            raise ValueError(f"{word!r} is not a token: the vocabulary has the ids 0 to {vocab_size - 1}")
-    return [int(word) for word in words]
 
 
 def own_op(code: str) -> tuple[type[Function], str]:

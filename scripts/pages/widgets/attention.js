@@ -1,6 +1,6 @@
 // The attention matrix of a sentence, with and without projections, scale and mask.
 // data: {sentences: [{name, words, x: (T, C), wq: (C, D), bq: (D), wk: (C, D)}, ...]}
-import { widgets, softmax, element, choice, checkbox, shade, visible } from "./common.js";
+import { widgets, softmax, button, element, choice, checkbox, shade, visible } from "./common.js";
 
 const product = (a, b) => a.map((row) => b[0].map((_, j) => row.reduce((sum, v, k) => sum + v * b[k][j], 0)));
 const transposed = (a) => a[0].map((_, j) => a.map((row) => row[j]));
@@ -30,9 +30,7 @@ widgets.attention = (place, data) => {
     const weights = attentionWeights(example, options);
     const head = element("tr", {}, element("td"), ...example.words.map((word) => element("th", { scope: "col" }, visible(word))));
     const rows = weights.map((row, i) => element("tr", { class: i === chosen ? "chosen" : "" },
-      element("th", { scope: "row" }, element("button", {
-        type: "button", "aria-pressed": String(i === chosen), onclick: () => choose(i),
-      }, visible(example.words[i]))),
+      element("th", { scope: "row" }, button({ "aria-pressed": String(i === chosen), onclick: () => choose(i) }, visible(example.words[i]))),
       ...row.map((w) => element("td", { style: shade(w) }, w === 0 ? "" : w.toFixed(2)))));
     const hadFocus = table.contains(document.activeElement);
     table.replaceChildren(head, ...rows);

@@ -1,6 +1,6 @@
 // Byte-pair encoding of the reader's own text, merge by merge.
 // data: {text, merges: [[first, second], ...]}; a token is a string, its characters U+0000 to U+00FF are bytes.
-import { widgets, element, slider, choice, visible } from "./common.js";
+import { widgets, button, element, slider, choice, visible } from "./common.js";
 
 // GPT-2's pattern (gpt/tokenizer/pre_tokenization.py): contractions; letters, digits or signs, each with the space before; spaces.
 const WORDS = /'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\p{White_Space}\p{L}\p{N}]+|\p{White_Space}+(?!\P{White_Space})|\p{White_Space}+/gu;
@@ -116,8 +116,8 @@ widgets.bpe = (place, data) => {
     element("figcaption", {}, "Type something, and see how it is cut into tokens, one merge after the other."),
     text,
     element("div", { class: "controls" }, mode.label, step.label),
-    element("button", { type: "button", onclick: () => move(-1) }, "Back"), " ",
-    element("button", { type: "button", onclick: () => move(1) }, "Next merge"),
+    button({ onclick: () => move(-1) }, "Back"), " ",
+    button({ onclick: () => move(1) }, "Next merge"),
     tokens, facts,
   );
   restart();

@@ -40,6 +40,8 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+export const button = (attributes, ...children) => element("button", { type: "button", ...attributes }, ...children);
+
 // A slider with its value beside its name. show(value) is the text of a value.
 export function slider(name, range, show, changed) {
   const value = element("output");

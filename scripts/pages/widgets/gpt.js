@@ -1,7 +1,7 @@
 // GPT-2 as a drawing: what flows, in which shape, through how many parameters; and one token's way through it.
 // data: {presets: [{name, V, T, L, H, C}], walk: {tokens, steps: [{box, block, values, note, labels?, heads?}]}}
 // (the walk is of presets[0]). labels: names of the values. heads: (H, T, T), the attention weights of the block.
-import { widgets, element, choice, shade, visible } from "./common.js";
+import { widgets, button, element, choice, shade, visible } from "./common.js";
 
 // Every box with the shape that leaves it and its parameters. config: V, T, L, H, C, and t tokens that are read.
 function gptBoxes({ V, T, H, C, t }) {
@@ -144,8 +144,8 @@ widgets.gpt = (place, data) => {
     element("div", { class: "walk" },
       element("div", {}, facts, drawing),
       element("div", { class: "beside" },
-        element("button", { type: "button", onclick: () => move(-1) }, "Back"), " ",
-        element("button", { type: "button", onclick: () => move(1) }, "Next step"), element("span", { class: "soft" }, " or the arrow keys"),
+        button({ onclick: () => move(-1) }, "Back"), " ",
+        button({ onclick: () => move(1) }, "Next step"), element("span", { class: "soft" }, " or the arrow keys"),
         panel, legend)),
   );
   (place.closest(".alone") ? document : drawing).addEventListener("keydown", onKey);

@@ -1,6 +1,6 @@
 // Temperature, top-k and top-p on the next-token distribution of a real model.
 // data: {model, tokens: [text of each token], prompts: [{text, logits}]}
-import { widgets, softmax, element, slider, choice, visible } from "./common.js";
+import { widgets, softmax, button, element, slider, choice, visible } from "./common.js";
 
 // Sampling.probabilities in gpt/model/generation.py. topK: 0 for all.
 function probabilities(logits, temperature, topK, topP) {
@@ -41,7 +41,7 @@ widgets.sampling = (place, data) => {
   const drawing = element("svg", { viewBox: `0 0 480 ${shown * 22 + 6}`, role: "img" });
   const facts = element("p", { "aria-live": "polite" });
   const drawn = element("p", { class: "drawn", "aria-live": "polite" });
-  const draw = element("button", { type: "button", onclick: sample }, "Draw 20 times");
+  const draw = button({ onclick: sample }, "Draw 20 times");
   let probs = [];
 
   function update() {
