@@ -40,7 +40,7 @@ from scripts.course.lessons.cells import ONE_PAGE, lessons, read_cells, title
 from scripts.course.lessons.concepts import ROOT, dotted, lessons_of, number
 from scripts.export import export
 from scripts.pages.explore_data import Looker
-from scripts.pages.lesson_index import answers_in, connect, first_page
+from scripts.pages.lesson_index import Index, answers_in, first_page
 from scripts.pages.local_server import NOT_FOUND, Server, SiteFiles, answer, site_server
 from scripts.pages.markup import markdown_to_html
 from scripts.pages.pinned_files import SITE, copy_assets, fetch
@@ -245,7 +245,7 @@ def write_indexes(out: Path, exercises: list[Exercise], wanted: Sequence[Path] =
     They say which of the lessons in `wanted` are not there yet.
     """
     coming = [lesson for lesson in wanted if not (out / "lessons" / f"{lesson.stem}.html").exists()]
-    connect(out / "lessons", is_site=True, coming=coming)
+    Index(out / "lessons", is_site=True, coming=coming).write()
     write_exercise_list(exercises, out)
     write_home(out, answers, coming, len(exercises))
 

@@ -7,7 +7,7 @@ const SHOWN_TERMS = 12;
 // --- arrays ---
 
 const isWhole = (id) => !data.values[id].corner;
-const wholeOf = (id) => (id !== null && isWhole(id) ? shownNumbers(id) : null);
+const numbersOf = (id) => (id !== null && isWhole(id) ? shownNumbers(id) : null);
 const shownNumbers = (id) => unpack(data.values[id].data); // of an array, or of its corner if it is too large
 const sizeOf = (id) => data.values[id].shape.reduce((a, b) => a * b, 1);
 const shapeText = (shape) => `(${shape.join(", ")}${shape.length === 1 ? "," : ""})`;
@@ -287,7 +287,7 @@ function explainCall(call, kind, made, flat) {
   const douts = kind === "backward" ? outs : null;
   const derivative = (row, g, column) => J[g.index][row * g.cells.length + column];
   // Backward multiplies each derivative by the gradient that arrived: the shares of a sum.
-  const weight = (g, i) => (douts ? wholeOf(g.id)[i] : 1);
+  const weight = (g, i) => (douts ? numbersOf(g.id)[i] : 1);
   const lines = [];
   if (outs.includes(made)) {
     const row = rowOf(made, flat, call.outputs);
@@ -344,7 +344,7 @@ function explainInside(call, made, flat, value) {
 
 // "0.31 = 0.12 × 0.50 + ...": where an output is the sum of its inputs times their derivatives.
 function termsText(call, row, ins, value, derivative) {
-  const terms = ins.filter((g) => call.terms.includes(g.index)).flatMap((g) => [...wholeOf(g.id)].flatMap((x, i) => {
+  const terms = ins.filter((g) => call.terms.includes(g.index)).flatMap((g) => [...numbersOf(g.id)].flatMap((x, i) => {
     const factor = derivative(row, g, i);
     if (!factor) return [];
     const name = nameAt(g, i);
@@ -357,14 +357,14 @@ function termsText(call, row, ins, value, derivative) {
 function passages(call, made, flat) {
   const isDout = made.side === "dout";
   const id = isDout ? call.outputs[made.index] : call.inputs[made.index];
-  const uses = usesOf(id).map((use) => ({ ...use, numbers: wholeOf(calls[use.call].dinputs[use.input]) }));
+  const uses = usesOf(id).map((use) => ({ ...use, numbers: numbersOf(calls[use.call].dinputs[use.input]) }));
   if (!uses.length || uses.some((use) => !use.numbers)) return [];
   const total = uses.reduce((sum, use) => sum + use.numbers[flat], 0);
   const terms = uses.map((use) => ({ value: use.numbers[flat], text: `${show(use.numbers[flat])} (${calls[use.call].op}, step ${stepOf("backward", use.call) + 1})` }));
   const name = data.values[id].name || (isDout ? made.name : `the gradient of ${made.name.slice(1)}`);
   const lines = uses.length > 1 || isDout ? [sumText(`${isDout ? "It is the sum of what came back: " : "Gradients add up: "}${name} ${show(total)}`, terms)] : [];
   const update = data.updates.find((u) => u.name && u.name === data.values[id].name);
-  if (update && wholeOf(update.before)) lines.push(`${update.label}${indexText(data.values[update.before].shape, flat)}: from ${show(wholeOf(update.before)[flat])} to ${show(wholeOf(update.after)[flat])}.`);
+  if (update && numbersOf(update.before)) lines.push(`${update.label}${indexText(data.values[update.before].shape, flat)}: from ${show(numbersOf(update.before)[flat])} to ${show(numbersOf(update.after)[flat])}.`);
   return lines;
 }
 
@@ -471,7 +471,7 @@ export function draw(recorded, op = null) {
   read(recorded);
   document.title = at("title").textContent = data.title;
   const last = calls.findIndex((call) => call.order === 0), attention = calls.findIndex((call) => call.inside[0].probs);
-  const loss = wholeOf(calls[last].outputs[0])[0];
+  const loss = numbersOf(calls[last].outputs[0])[0];
   at("facts").textContent = `${data.tokens.length ? `Text: ${data.tokens.map(visible).join(" | ")}. ` : ""}Loss: ${loss.toFixed(4)}. ${calls.length} ops forward, ${back.length} backward, ${data.updates.length} parameters changed.`;
   const first = { "the attention weights": stepOf("forward", attention), "the loss": stepOf("forward", last), "the first gradient": stepOf("backward", last), "a weight's update": steps.findIndex((s) => s.kind === "update") };
   at("first").replaceChildren("Look first at", ...Object.entries(first).filter(([, i]) => i >= 0).map(([text, i]) => button({ onclick: () => (go(i), at("inside")?.scrollIntoView()) }, text)));

@@ -66,7 +66,8 @@ function fromServer(asked) {
 async function inThisTab(asked) {
   const { model } = start, missing = python.missing();
   if (missing) throw new Error(missing);
-  if (!answer) python.say(at("state"), at("state").textContent, 15);
+  const weights = { stories: "a GPT that was trained on stories (3 MB)", smollm2: "SmolLM2 (97 MB, once)" }[model];
+  if (!answer) python.say(at("state"), at("state").textContent, ` and ${weights ? `the weights of ${weights}` : "your model"}`);
   return python.call("explore.look", { model, question: asked }, { model });
 }
 

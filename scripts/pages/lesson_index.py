@@ -47,52 +47,50 @@ def first_page(folder: Path) -> Path:
     return ONE_PAGE if (folder / f"{ONE_PAGE.stem}.html").exists() else lessons()[0]
 
 
-def connect(folder: Path, is_site: bool = False, coming: Container[Path] = ()) -> None:
-    """Give every page of the folder its links to the previous and the next one, and write the index.
+class Index:
+    """The pages of a folder and their index.
 
-    is_site: write it for others, without the lessons and exercises that are done on this machine. coming: lessons whose
+    is_site: it is for others, without the lessons and exercises that are done on this machine. coming: lessons whose
     pages will be there soon.
     """
-    index = Index(folder, is_site, coming)
-    index.connect_pages()
-    write_text(folder / "index.html", index.page())
 
-
-class Index:
-    """The pages of a folder and their index: see `connect`."""
-
-    def __init__(self, folder: Path, is_site: bool, coming: Container[Path]):
+    def __init__(self, folder: Path, is_site: bool = False, coming: Container[Path] = ()):
         self.folder = folder
         self.is_site = is_site
         self.coming = coming
         self.passed = set() if is_site else passed_exercises()
 
-    def connect_pages(self) -> None:
+    def write(self) -> None:
+        """Give every page its links to the previous and the next one, and write the index."""
+        self._connect_pages()
+        write_text(self.folder / "index.html", self._page())
+
+    def _connect_pages(self) -> None:
         order = [ONE_PAGE, *lessons()]
         for place, lesson in enumerate(order):
             path = self.folder / f"{lesson.stem}.html"
             if path.exists():
-                back = self.to("← ", order[place - 1]) if place else "<span></span>"
-                on = self.to("", order[place + 1], " →") if place + 1 < len(order) else "<span></span>"
+                back = self._to("← ", order[place - 1]) if place else "<span></span>"
+                on = self._to("", order[place + 1], " →") if place + 1 < len(order) else "<span></span>"
                 links = f'{back}<a href="index.html">All lessons</a>{on}'
                 nav = f'<!--nav--><nav aria-label="lessons">{links}</nav><!--/nav-->'
                 connected = nav.join(NAV.split(text := read_text(path)))
                 if connected != text:
                     write_text(path, connected)
 
-    def page(self) -> str:
+    def _page(self) -> str:
         """The index."""
         html = ""
         for heading, group in itertools.groupby(lessons(), chapter):
             cells = {lesson: read_cells(lesson) for lesson in group}
-            rows = "".join(self.row(lesson, cells[lesson]) for lesson in cells)
+            rows = "".join(self._row(lesson, cells[lesson]) for lesson in cells)
             time = f'<span class="soft">{sum(map(minutes, cells.values()))} minutes</span>'
             html += f'<h2>{escaped(heading)} {time}</h2><ol class="lessons">{rows}</ol>'
         made = {name: text for name, text in WIDGET_PAGES.items() if (self.folder / f"{name}.html").exists()}
         body = read_text(FOLDER / "lesson_index.html").format(
             count=len(lessons()),
             about=ON_THE_SITE if self.is_site else "",
-            first=self.to("", first_page(self.folder)),
+            first=self._to("", first_page(self.folder)),
             widgets="".join(f'<p><a href="{name}.html">{text}</a></p>' for name, text in made.items()),
             chapters=html,
             here="" if self.is_site else DONE_HERE,
@@ -100,7 +98,7 @@ class Index:
         modules = [FOLDER / "lesson.js", *[FOLDER / "site/passed.js"] * self.is_site]
         return page("The lessons", body, "index", [joined(*modules)], "lessons/index.html" if self.is_site else "")
 
-    def row(self, lesson: Path, cells: list[Cell]) -> str:
+    def _row(self, lesson: Path, cells: list[Cell]) -> str:
         """A lesson in the index."""
         path = self.folder / f"{lesson.stem}.html"
         text = read_text(path) if path.exists() else ""
@@ -111,20 +109,20 @@ class Index:
         if ran:
             facts.append(f"ran in {ran[1]} s")
         if names := exercises(lesson):
-            facts.append("exercises: " + ", ".join(map(self.exercise, names)))
+            facts.append("exercises: " + ", ".join(map(self._exercise, names)))
         about = f'<p>{inline(can[0].upper() + can[1:])}.</p><p class="soft">{" · ".join(facts)}</p>'
         return f"""<li>
 <div class="thumbnail drawing" aria-hidden="true">{picture[1] if picture else ""}</div>
-<div><h3>{self.to("", lesson)}</h3>{about}</div>
+<div><h3>{self._to("", lesson)}</h3>{about}</div>
 </li>"""
 
-    def exercise(self, name: str) -> str:
+    def _exercise(self, name: str) -> str:
         """An exercise in a row."""
         if self.is_site:
             return f'<a href="../exercises/{name}.html">{name}</a>'
         return f"{name} ✓" if name in self.passed else name
 
-    def to(self, before: str, lesson: Path, after: str = "") -> str:
+    def _to(self, before: str, lesson: Path, after: str = "") -> str:
         """A link to a lesson's page, or why there is none: it is being written, or what command makes it."""
         name = f'<b>{before}{dotted(lesson)}{after}</b> <span class="name">{escaped(title(lesson))}</span>'
         page = f"{lesson.stem}.html"

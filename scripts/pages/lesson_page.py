@@ -18,7 +18,7 @@ from gpt.files import read_json, read_text, write_text
 from scripts.course.lessons.cells import ANSWER, LESSONS, ONE_PAGE, QUESTION, Cell, Running, read_cells, title
 from scripts.course.lessons.concepts import ROOT, Concept, concepts, dotted
 from scripts.course.pictures import widget_html, widget_scripts
-from scripts.pages.lesson_index import WIDGET_PAGES, connect, minutes, progress
+from scripts.pages.lesson_index import WIDGET_PAGES, Index, minutes, progress
 from scripts.pages.markup import markdown_to_html, python_to_html
 from scripts.shared.web_page import FOLDER, escaped, page
 
@@ -26,6 +26,7 @@ FOLDED = ("plot", "check")  # purposes of statements that are not the subject of
 NOTICED = 2  # seconds of computing from which the page has them at a cell, for where cells can be run
 _DRAWN = re.compile(r"^(picture|widget): (.+?\.(?:svg|json)) \((.*)\)$", re.MULTILINE)
 _EXERCISE = re.compile(r"exercise\.py start (\w+)")
+_HOW_TO_OPEN = re.compile(r" \(`python scripts/lesson\.py \w+ --html`\)")
 _PATH = re.compile(r"(?:minigrad|gpt|finetune|scripts|tests)/[\w./-]*\w")
 
 
@@ -50,7 +51,7 @@ def record(running: Running, cells: Iterable[Cell]) -> Iterator[Ran]:
 def write_page(lesson: Path, ran: Iterable[Ran], exercises: list[str], folder: Path) -> Path:
     """Write the lesson's page into a folder, with an index of all pages there; returns its path."""
     path = LessonPage(folder).write(lesson, ran, exercises)
-    connect(folder)
+    Index(folder).write()
     return path
 
 
@@ -116,8 +117,8 @@ class LessonPage:
         return "\n".join(self.html), self.widgets
 
     def prose(self, text: str) -> str:
-        """Markdown as HTML, with its links."""
-        return markdown_to_html(text, self.link)
+        """Markdown as HTML, with its links. A page that is open need not say how to open it."""
+        return markdown_to_html(_HOW_TO_OPEN.sub("", text), self.link)
 
     def _paragraphs(self, cell: Cell) -> None:
         plain: list[str] = []

@@ -192,23 +192,33 @@ def inline_rest(text: str) -> str:
     return re.sub(r"(?<![\w*])\*(?![\s*])([^*]+?)(?<!\s)\*(?![\w*])", r"<em>\1</em>", text)
 
 
-def python_to_html(source: str) -> str:
+def python_to_html(source: str, address: Callable[[str], str] = lambda name: "") -> str:
     """Python with keywords, strings, numbers and comments in <span class="k"> (s, n, c); other text as it is.
 
-    No span goes on over the end of a line.
+    No span goes on over the end of a line. address: maps a name, or "F.softmax", to where a link leads; "": no link.
     """
     starts = [0]
     for line in source.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     html = []
     done = 0
+    dotted = ""
     try:
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
-            if kind := _color(token):
-                begin, end = (starts[row - 1] + column for row, column in (token.start, token.end))
-                parts = [f'<span class="{kind}">{escaped(part)}</span>' for part in source[begin:end].split("\n")]
-                html += [escaped(source[done:begin]), "\n".join(parts)]
-                done = end
+            begin, end = (starts[min(row, len(starts)) - 1] + column for row, column in (token.start, token.end))
+            kind = _color(token)
+            dotted = f"{dotted}{token.string}" if token.string == "." or dotted.endswith(".") else token.string
+            link = address(dotted) if token.type == tokenize.NAME and not kind else ""
+            if kind:
+                made = "\n".join(
+                    f'<span class="{kind}">{escaped(part)}</span>' for part in source[begin:end].split("\n")
+                )
+            elif link:
+                made = f'<a href="{escaped(link)}">{escaped(token.string)}</a>'
+            else:
+                continue
+            html += [escaped(source[done:begin]), made]
+            done = end
     except (tokenize.TokenError, SyntaxError):
         return escaped(source)
     return "".join([*html, escaped(source[done:])])

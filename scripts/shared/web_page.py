@@ -121,10 +121,11 @@ def look(*sections: str) -> str:
 def page_of_data(names: str, title: str, data: Any, address: str = "") -> str:
     """A page that its scripts draw from data.
 
-    names: of its HTML (with a place for the title) and JavaScript in FOLDER, the first of which is the page's kind. The
-    site adds to some of them: "debugger site/live site/editor".
+    names: of its HTML and JavaScript in FOLDER. The first is the page's kind, and its HTML has a place for the title
+    and for the HTML of the others, which the site adds: "debugger site/live site/editor".
     """
     paths = [FOLDER / name for name in names.split()]
-    body = "".join(read_text(html) for path in paths if (html := path.with_suffix(".html")).exists())
+    first, *more = (read_text(html) for path in paths if (html := path.with_suffix(".html")).exists())
+    body = first.format(title=escaped(title), more="".join(more)) + data_script(data)
     scripts = joined(*(script for path in paths if (script := path.with_suffix(".js")).exists()))
-    return page(title, body.format(title=escaped(title)) + data_script(data), paths[0].name, [scripts], address)
+    return page(title, body, paths[0].name, [scripts], address)

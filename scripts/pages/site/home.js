@@ -6,6 +6,7 @@ import { python } from "./python.js";
 const { context, text, answers, lessons } = dataOfPage();
 const WRITTEN = 40; // tokens
 const MODEL = { model: "stories" };
+const MODEL_SIZE = " and the model (3 MB)";
 let story = null; // {ids, tokens}: the tokens and their texts, the whole story
 let turn = 0; // the last question is the one whose answer is shown
 
@@ -32,7 +33,7 @@ async function ask(question) {
 
 async function look(question) {
   if (missing) throw new Error(missing);
-  python.say(at("state"), "reading ...", 15);
+  python.say(at("state"), "reading ...", MODEL_SIZE);
   const found = await python.call("explore.look", { ...MODEL, question }, MODEL);
   if (found.error) throw new Error(`This cannot be read: ${found.error}.`);
   return found;
@@ -49,7 +50,7 @@ function draw(alternatives) {
 async function write() {
   if (missing) return ask({});
   turn += 1;
-  python.say(at("state"), "writing ...", 15);
+  python.say(at("state"), "writing ...", MODEL_SIZE);
   const said = (part) => { at("story").textContent += part; };
   const seed = Math.floor(Math.random() * 1e6);
   try {

@@ -9,13 +9,14 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import quote
 
 from gpt.files import read_text
 from scripts.course.checker import catalogue
 from scripts.course.lessons.cells import Running, lessons, read_cells
 from scripts.course.lessons.concepts import ROOT, exercises, number
 from scripts.pages.lesson_page import LessonPage, Ran, record
-from scripts.pages.site.source import LIBRARY, source_address
+from scripts.pages.site.source import LIBRARY, source_address, write_source
 from scripts.pages.stepping import STEPS
 from scripts.shared.web_page import FOLDER
 
@@ -44,7 +45,8 @@ class SiteLesson(LessonPage):
     def address(self, path: Path) -> str:
         if path.parent == catalogue.HERE and path.suffix == ".py":
             return f"../exercises/{catalogue.name_of(path)}.html"
-        return f"../{source_address(path, self.out)}"
+        write_source(path, self.out)
+        return f"../{quote(source_address(path))}"
 
 
 @functools.cache

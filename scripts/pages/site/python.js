@@ -16,8 +16,8 @@ export const python = {
   },
 
   // Say in a place of the page what is being done, or, until Python is there, that it is loading.
-  say(place, doing, megabytes = 12) {
-    const waiting = `Loading Python (${megabytes} MB, once) ...`;
+  say(place, doing, and = "") {
+    const waiting = `Loading Python (12 MB, once)${and} ...`;
     place.textContent = this.isReady ? doing : waiting;
     this.begin().then(() => { if (place.textContent === waiting) place.textContent = doing; }, () => {}); // call() tells the error
   },
