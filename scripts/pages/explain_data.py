@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import json
 import linecache
 import os
 import re
@@ -25,7 +26,7 @@ from scripts.pages.formula import formulas
 from scripts.pages.markup import python_to_html
 from scripts.shared.web_page import packed
 
-PAGE = 4_000_000  # bytes of numbers
+PAGE = 4_000_000  # bytes of ops and arrays
 LIMITS = (65536, 16384, 4096, 1024, 256, 64)
 LETTER = 6.0  # pixels, of the graph's labels
 Inside = tuple[dict[str, Value], dict[str, Value]]  # of an op in forward and in backward
@@ -51,7 +52,7 @@ def explain_data(recording: Recording, title: str, ids: list[int], vocabulary: S
             }
             for update in recording.updates
         ]
-        if table.size <= PAGE:
+        if len(json.dumps([calls, table.rows])) <= PAGE:
             break
     return {
         "title": title,
@@ -75,7 +76,6 @@ class Table:
 
     def __init__(self, limit: int):
         self.limit = limit
-        self.size = 0
         self.rows: list[dict[str, Any]] = []
         self.numbers: dict[Value, int] = {}
 
@@ -86,18 +86,12 @@ class Table:
             self.numbers[value] = len(self.rows)
             is_whole = value.array is not None and value.array.size <= self.limit
             row: dict[str, Any] = {"shape": value.shape, "name": value.name, "made_by": value.made_by}
-            row |= {"dtype": str(value.dtype), "data": self.packed(value.array if is_whole else value.corner)}
+            row |= {"dtype": str(value.dtype), "data": packed(value.array if is_whole else value.corner)}
             if not is_whole:
                 row["corner"] = value.corner.shape
                 row["statistics"] = {k: x if np.isfinite(x) else str(x) for k, x in value.statistics.items()}
             self.rows.append(row)
         return self.numbers[value]
-
-    def packed(self, array: Any) -> str:
-        """The bytes of an array, which are counted."""
-        text = packed(array)
-        self.size += len(text)
-        return text
 
 
 def call_data(call: Call, inside: Inside, table: Table) -> dict[str, Any]:
@@ -115,7 +109,7 @@ def call_data(call: Call, inside: Inside, table: Table) -> dict[str, Any]:
             {**place._asdict(), "path": shown_path(place.path), "text": linecache.getline(*place[:2]).strip()}
             for place in call.where
         ],
-        "jacobian": {i: table.packed(rows) for i, rows in small.items()} if small else None,
+        "jacobian": {i: packed(rows) for i, rows in small.items()} if small else None,
         "terms": terms(call),
         "order": call.order,
         "douts": [table.add(value) for value in call.douts],
@@ -160,16 +154,15 @@ def terms(call: Call) -> list[int] | None:
     This holds where the op is linear in these inputs together: in x for x * y, in x and bias for x @ weightᵀ + bias.
     """
     jacobian: dict[int, np.ndarray] = call.jacobian or {}
-    inputs = {i: call.inputs[i] for i in jacobian}
-    known = [value is not None and value.array is not None for value in (*inputs.values(), *call.outputs)]
-    if not jacobian or not all(known):
+    inputs: dict[int, Any] = {i: call.inputs[i] for i in jacobian}
+    if not jacobian or any(value.array is None for value in inputs.values()):
         return None
     out = np.concatenate([flat(value) for value in call.outputs])
     parts = {i: jacobian[i].astype(np.float64) @ flat(value) for i, value in inputs.items()}
     for count in (1, 2, len(parts)):
         for chosen in itertools.combinations(parts, count):
             total = sum(parts[i] for i in chosen)
-            if np.isfinite(out).all() and np.allclose(total, out, rtol=1e-4, atol=1e-6 * (1 + np.abs(out).max())):
+            if np.allclose(total, out, rtol=1e-4, atol=1e-6 * (1 + np.abs(out).max())):
                 return list(chosen)
     return None
 
@@ -221,10 +214,9 @@ def graph_data(recording: Recording) -> dict[str, Any]:
     lines = []
     for edge in edges:
         (source, _), *bends, (target, _) = edge.stops()
-        stops = [(source.x, source.y + source.height), *((bend.x, bend.y) for bend, _ in bends), (target.x, target.y)]
-        lines.append([[round(x, 1), round(y, 1)] for x, y in stops])
+        middle = [(bend.x, bend.y) for bend, _ in bends]
+        lines.append([(source.x, source.y + source.height), *middle, (target.x, target.y)])
     drawn = [
-        {"key": key, "x": round(b.x - b.width / 2, 1), "y": round(b.y, 1), "width": b.width, "height": b.height}
-        for key, b in boxes.items()
+        {"key": key, "x": b.x - b.width / 2, "y": b.y, "width": b.width, "height": b.height} for key, b in boxes.items()
     ]
     return {"width": width, "height": height, "boxes": drawn, "lines": lines}

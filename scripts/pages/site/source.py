@@ -92,8 +92,9 @@ def write_source(path: Path, out: Path) -> None:
         shown = f'<h1>{title.replace("/", "/<wbr>")}</h1>\n<pre class="code" tabindex="0">{"".join(rows)}</pre>'
     if path in reading_order():
         folder = path.parent.relative_to(ROOT).as_posix()
-        question = f'<a href="{up}source/index.html#{folder}">{folder}/</a> {escaped(_docstring(path.parent)[0].partition("?")[0])}?'
-        shown = f"<p>{question}</p>{_beside(path, up)}{shown}{_beside(path, up)}"
+        question = f"{escaped(_docstring(path.parent)[0].partition('?')[0])}?"
+        above = f'<p><a href="{up}source/index.html#{folder}">{folder}/</a> {question}</p>'
+        shown = f"{above}{_beside(path, up)}{shown}{_beside(path, up)}"
     write_text(out / address, page(title, f"<main>{shown}</main>", "source", address=address))
 
 
@@ -116,9 +117,13 @@ def linking(path: Path, up: str) -> Callable[[str], str]:
     """
     if path not in reading_order():
         return lambda dotted: ""
-    module = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-    known = vars(importlib.import_module(module))
+    package = ".".join(path.parent.relative_to(ROOT).parts)
+    known = dict(vars(importlib.import_module(f"{package}.{path.stem}".removesuffix(".__init__"))))
     nodes = list(ast.walk(ast.parse(read_text(path))))
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and node.level:  # in a function, or for type checkers only
+            source = importlib.import_module("." * node.level + (node.module or ""), package)
+            known |= {each.name: getattr(source, each.name, None) for each in node.names}
     local = {node.arg for node in nodes if isinstance(node, (ast.arg, ast.keyword))}
     local |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
