@@ -184,6 +184,8 @@ def test_a_phone_shows_what_a_line_has_changed(chromium, page):
             tab.click("#over")
         places = [tab.locator(place).first.bounding_box() for place in (".now", ".new h3")]
         assert all(0 < box["y"] < PHONE["height"] - box["height"] for box in places)
+        rows = "e => e.clientHeight / parseFloat(getComputedStyle(e).lineHeight)"
+        assert tab.locator("#source").evaluate(rows) >= 14
 
 
 @pytest.mark.parametrize(

@@ -204,11 +204,11 @@ def test_nothing_is_wrong_with_a_page(chromium, example, name, look):
             assert "layer norm" in tab.inner_text(".panel")
 
 
-def test_code_wraps_on_a_phone_behind_its_indentation(chromium, example):
+def test_code_scrolls_on_a_phone_and_no_name_is_broken(chromium, example):
     with opened(chromium, example[0], viewport=PHONE) as tab:
-        assert all(tab.locator(".cell .code").evaluate_all("all => all.map((e) => e.scrollWidth <= e.clientWidth)"))
+        assert tab.locator(".cell .code").first.evaluate("e => e.scrollWidth > e.clientWidth")
         rows = "e => e.offsetHeight / parseFloat(getComputedStyle(e).lineHeight)"
-        assert tab.locator(".cell .line").first.evaluate(rows) > 3
+        assert tab.locator(".cell .line").first.evaluate(rows) < 1.1
         assert tab.locator(".output").last.evaluate("e => getComputedStyle(e, '::-webkit-scrollbar').height") == "6.4px"
 
 

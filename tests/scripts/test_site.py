@@ -197,6 +197,7 @@ def written(tmp_path_factory):
     with (
         mock.patch.object(site, "copy_assets"),
         mock.patch.object(site, "documents", dict),
+        mock.patch.object(site, "run_lesson", unrun),
         mock.patch.object(lesson_of_site, "made_from", lambda lesson: "this version"),
         mock.patch.object(site, "made_from", lambda lesson: "this version"),
     ):

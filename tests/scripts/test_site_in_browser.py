@@ -332,6 +332,7 @@ def test_the_debugger_records_a_changed_op_again(tab):
 
 def recorded(tab, **fields):
     """What the page of the recorded step says after a click on its button, with these in its fields."""
+    tab.evaluate("document.getElementById('own').parentElement.open = true")
     for place, value in fields.items():
         tab.locator(f"#own [name={place}], #own #{place}").fill(value)
     click(tab, "Record again")
@@ -362,6 +363,7 @@ def test_a_step_is_recorded_again_with_other_settings(tab):
 
 def test_an_op_of_ones_own_is_checked_and_gets_a_card(tab):
     tab.goto("step/index.html")
+    tab.get_by_text("Record another step").click()
     tab.locator("#mine").check()
     right = tab.evaluate("code.get()")
     tab.evaluate("text => code.set(text)", right.replace("dout * 2", "dout"))
