@@ -85,8 +85,9 @@ class Table:
         if value not in self.numbers:
             self.numbers[value] = len(self.rows)
             is_whole = value.array is not None and value.array.size <= self.limit
+            shown: Any = value.array if is_whole else value.corner
             row: dict[str, Any] = {"shape": value.shape, "name": value.name, "made_by": value.made_by}
-            row |= {"dtype": str(value.dtype), "data": packed(value.array if is_whole else value.corner)}
+            row |= {"dtype": str(value.dtype), "data": packed(shown)}
             if not is_whole:
                 row["corner"] = value.corner.shape
                 row["statistics"] = {k: x if np.isfinite(x) else str(x) for k, x in value.statistics.items()}

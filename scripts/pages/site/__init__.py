@@ -1,7 +1,9 @@
-"""How does all of it run in a browser's tab? Each module answers a page: what its script asks of Python.
+"""How does all of it run in a browser's tab? Two modules write pages; each other one answers what a page's script asks.
 
 The files, in reading order:
 
+    source.py        the library's files as pages, in reading order, whose names are links
+    lesson.py        a lesson runs, and becomes a page whose cells can be run
     in_browser.py    how a page calls Python
     cells.py         the cells of a lesson
     exercise.py      the checker, and the capstone
