@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     seconds = time.perf_counter() - began
     data = explain_data(recording, title_of(stage, arguments.model), ids, vocabulary)
     path = Path(arguments.out_dir) / f"{'step' if stage == 'pretraining' else stage}.html"
-    write_text(path, page_of_data("explain", data["title"], data))
+    write_text(path, page_of_data("explain.html explain.js", data["title"], data))
     print(f"{len(recording.calls)} ops, {recording.bytes / 1e6:.1f} MB of arrays, recorded in {seconds:.1f} s")
     print(f"page: {path.as_posix()} ({path.stat().st_size / 1e6:.1f} MB)")
     return 0

@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def explorer_page(model: str, text: str) -> str:
     """The page. Its script may connect to the server that it came from, and to no other."""
-    return page_of_data("explore", f"Explore {model}", {"model": model, "text": text})
+    return page_of_data("explore.html explore.js", f"Explore {model}", {"model": model, "text": text})
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ USUALLY = 14
 WITH_A_MODEL = "`make site WITH=smollm` or `python scripts/setup.py --with smollm site` brings one, in a minute or two"
 NO_MODEL = "<h2>What comes next?</h2><p>The model that continues a story here is trained after the lessons.</p>"
 NO_CHAT = "would answer here: <code>make site WITH=smollm</code> brings it (93 MB)"
+STEP = "explain.html explain.js site/step.html site/step.js site/editor.html"
 BEGINNING = "Once upon a time there was a little"
 # The exercises on whose pages the capstone runs: what it builds, the model whose weights it takes, what that reads.
 CAPSTONES = {"load_weights": ("GPT", "stories", BEGINNING), "llama": ("Llama", smollm2.NAME, capstone.QUESTION)}
@@ -108,8 +109,14 @@ def write_site(out: Path, assets: Path, model: str, numbers: list[str] | None, s
     copy_assets(assets, out)
     write_service(out, "unfinished")
     project(out / "project.zip")
-    draw(out, "step/index.html", "explain site/step site/editor", "One step, op by op", step.start())
-    draw(out, "train/index.html", "site/train", "Train a GPT", train.start())
+    draw(
+        out,
+        "step/index.html",
+        "explain.html explain.js site/step.html site/step.js site/editor.html",
+        "One step, op by op",
+        step.start(),
+    )
+    draw(out, "train/index.html", "site/train.html site/train.js", "Train a GPT", train.start())
     packed = write_chat(out)
     write_debugger(out)
     shutil.copyfile(SITE / "worker.js", out / "worker.js")
@@ -143,9 +150,9 @@ def write_service(out: Path, version: str) -> None:
     write_text(out / "service.js", read_text(SITE / "service.js").replace('VERSION"', f'{version}"'))
 
 
-def draw(out: Path, address: str, names: str, title: str, data: Any) -> None:
+def draw(out: Path, address: str, files: str, title: str, data: Any) -> None:
     """Write a page of the site that its scripts draw: see `page_of_data`."""
-    write_text(out / address, page_of_data(names, title, data, address))
+    write_text(out / address, page_of_data(files, title, data, address))
 
 
 def put(out: Path, address: str, title: str, body: str, kind: str, *modules: str) -> None:
@@ -163,7 +170,7 @@ def write_chat(out: Path) -> dict[str, Any]:
     except (FileNotFoundError, GGUFError) as error:
         packed = {"missing": f"There is no model here ({error}). {WITH_A_MODEL}."}
         print(f"the site's chat page comes without a model ({error}): {WITH_A_MODEL}")
-    draw(out, "chat/index.html", "site/chat", "Chat with SmolLM2", packed)
+    draw(out, "chat/index.html", "site/chat.html site/chat.js", "Chat with SmolLM2", packed)
     return packed
 
 
@@ -198,7 +205,13 @@ def train_demo(folder: str) -> bool:
 def write_explorer(source: str, out: Path) -> dict[str, Any]:
     """The model and the page that looks into it. Returns its answers to the first words, for the first page."""
     looker = write_model(source, out / "models" / "stories.zip")
-    draw(out, "explore/index.html", "explore", "Look inside a model", {"model": "stories", "text": BEGINNING})
+    draw(
+        out,
+        "explore/index.html",
+        "explore.html explore.js",
+        "Look inside a model",
+        {"model": "stories", "text": BEGINNING},
+    )
     first = looker.look({"text": BEGINNING})
     answers = [first] + [looker.look({"ids": [*first["ids"], word["id"]]}) for word in first["alternatives"]]
     kept = [{name: answer[name] for name in ("text", "ids", "tokens", "alternatives")} for answer in answers]

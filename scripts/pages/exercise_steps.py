@@ -11,7 +11,7 @@ import numpy as np
 from minigrad.inspection.line_recorder import MOST_MOMENTS, LineRecorder
 from scripts.course.checker import judging, source
 from scripts.course.checker.checks import Exercise, Verdict
-from scripts.pages.stepping import PACKAGES, debugger_data
+from scripts.pages.stepping import FILES, PACKAGES, debugger_data
 from scripts.shared.web_page import page_of_data
 
 SOLUTION = Path("a right solution")
@@ -30,13 +30,13 @@ def exercise_page(exercise: Exercise, verdict: Verdict, path: Path, is_beside: b
     mine = recorded(path, text, whole, case, douts)
     data = debugger_data(mine)
     if not is_beside:
-        return page_of_data("debugger", f"{exercise.name}: your lines", data)
+        return page_of_data(FILES, f"{exercise.name}: your lines", data)
     right = recorded(SOLUTION, exercise.completed(), whole, case, douts)
     places, differs, name = beside(mine, right)
     before = [line for call, line, *_ in mine.moments[: differs or 0] if call == mine.moments[differs or 0][0]]
     line = before[-1] if before else None  # of the same call, which made the difference
     more = {"recording": debugger_data(right), "places": places, "differs": differs, "line": line, "name": name}
-    return page_of_data("debugger", f"{exercise.name}: your lines beside right ones", data | {"beside": more})
+    return page_of_data(FILES, f"{exercise.name}: your lines beside right ones", data | {"beside": more})
 
 
 def recorded(path: Path, text: str, check: Any, case: Any, douts: Any) -> LineRecorder:

@@ -26,7 +26,7 @@ FOLDED = ("plot", "check")  # purposes of statements that are not the subject of
 NOTICED = 2  # seconds of computing from which the page has them at a cell, for where cells can be run
 _DRAWN = re.compile(r"^(picture|widget): (.+?\.(?:svg|json)) \((.*)\)$", re.MULTILINE)
 _EXERCISE = re.compile(r"exercise\.py start (\w+)")
-_HOW_TO_OPEN = re.compile(r" \(`python scripts/lesson\.py \w+ --html`\)")
+_HOW_TO_OPEN = re.compile(r" \(`python scripts[/]lesson\.py \w+ --html`\)")
 _PATH = re.compile(r"(?:minigrad|gpt|finetune|scripts|tests)/[\w./-]*\w")
 
 

@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   python scripts/step.py --html                   as a page: every line, forward and back in time
   python scripts/step.py --html attention         another script: {names}
 """
+FILES = "debugger.html debugger.js"
 OTHERS = [
     "one_page",
     "softmax",
@@ -62,8 +63,8 @@ def step_page(name: str, address: str = "") -> tuple[str, int]:
     data = debugger_data(record_lines(STEPS[name], PACKAGES)) | {"name": name}
     if address and name == "step":
         data["ops"] = "../step/index.html"  # the page that shows the same step op by op
-    names = "debugger site/live site/editor" if address else "debugger"
-    return page_of_data(names, title_of(name), data, address), len(data["moments"])
+    files = f"{FILES} site/live.js site/editor.html" if address else FILES
+    return page_of_data(files, title_of(name), data, address), len(data["moments"])
 
 
 # --- the data of the page ---------------------------------------------------------------------------------------------

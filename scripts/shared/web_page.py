@@ -118,14 +118,14 @@ def look(*sections: str) -> str:
     return "".join(f"/* {name}{rules}" for name, rules in zip(parts[1::2], parts[2::2]) if name in sections)
 
 
-def page_of_data(names: str, title: str, data: Any, address: str = "") -> str:
+def page_of_data(files: str, title: str, data: Any, address: str = "") -> str:
     """A page that its scripts draw from data.
 
-    names: of its HTML and JavaScript in FOLDER. The first is the page's kind, and its HTML has a place for the title
-    and for the HTML of the others, which the site adds: "debugger site/live site/editor".
+    files: its HTML and JavaScript in FOLDER. The first is HTML with a place for the title and one for all other HTML,
+    which the site adds: "debugger.html debugger.js site/live.js site/editor.html".
     """
-    paths = [FOLDER / name for name in names.split()]
-    first, *more = (read_text(html) for path in paths if (html := path.with_suffix(".html")).exists())
+    paths = [FOLDER / name for name in files.split()]
+    first, *more = (read_text(path) for path in paths if path.suffix == ".html")
     body = first.format(title=escaped(title), more="".join(more)) + data_script(data)
-    scripts = joined(*(script for path in paths if (script := path.with_suffix(".js")).exists()))
-    return page(title, body, paths[0].name, [scripts], address)
+    scripts = joined(*(path for path in paths if path.suffix == ".js"))
+    return page(title, body, paths[0].stem, [scripts], address)

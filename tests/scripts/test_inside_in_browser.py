@@ -30,7 +30,7 @@ def recorded(tmp_path_factory):
     recording, ids = explain.take_step(explain.tiny_gpt(), "pretraining", [[3, 1, 4, 1]], 0.1)
     path = tmp_path_factory.mktemp("inside") / "step.html"
     data = explain_data(recording, "One step", ids, list("01234567"))
-    path.write_text(page_of_data("explain", "One step", data), encoding="utf-8")
+    path.write_text(page_of_data("explain.html explain.js", "One step", data), encoding="utf-8")
     return path, recording
 
 

@@ -37,14 +37,12 @@ def reading_order() -> list[Path]:
 
 
 def _in_order(folder: Path) -> Iterator[Path]:
-    """The files of a folder and of those in it; first its table of contents, last what that does not name."""
+    """The files of a folder and of those in it, as its table of contents names them, which is the first of them."""
     yield folder / "__init__.py"
-    named = [folder / name for name in _NAMED.findall(_docstring(folder)[1])]
-    here = [path for path in sorted(folder.iterdir()) if path.suffix == ".py" or (path / "__init__.py").exists()]
-    for path in dict.fromkeys([*(path for path in named if path in here), *here]):
+    for path in dict.fromkeys(folder / name for name in _NAMED.findall(_docstring(folder)[1])):
         if path.is_dir():
             yield from _in_order(path)
-        elif path.name != "__init__.py":
+        elif path.is_file():
             yield path
 
 
@@ -124,7 +122,7 @@ def linking(path: Path, up: str) -> Callable[[str], str]:
         if isinstance(node, ast.ImportFrom) and node.level:  # in a function, or for type checkers only
             source = importlib.import_module("." * node.level + (node.module or ""), package)
             known |= {each.name: getattr(source, each.name, None) for each in node.names}
-    local = {node.arg for node in nodes if isinstance(node, (ast.arg, ast.keyword))}
+    local = {getattr(node, "arg", None) for node in nodes}
     local |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
     def address(dotted: str) -> str:
