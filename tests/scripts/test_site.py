@@ -22,6 +22,7 @@ from gpt.training.run_state import RunState
 from scripts import site
 from scripts.course.checker import catalogue
 from scripts.course.lessons.cells import lessons, read_cells
+from scripts.course.lessons.concepts import exercises
 from scripts.pages import pinned_files
 from scripts.pages.lesson_page import Ran
 from scripts.pages.local_server import Server, SiteFiles
@@ -185,7 +186,7 @@ def test_an_interrupted_demo_is_trained_to_its_end(monkeypatch, step, script):
 
 
 def unrun(lesson, out):
-    lesson_of_site.write_lesson(lesson, map(Ran, read_cells(lesson)), out)
+    lesson_of_site.SiteLesson(out, lesson).write(lesson, map(Ran, read_cells(lesson)), exercises(lesson))
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,9 +14,10 @@ from gpt.files import read_text
 from scripts.course.checker import catalogue
 from scripts.course.lessons.cells import Running, lessons, read_cells
 from scripts.course.lessons.concepts import ROOT, exercises, number
-from scripts.pages.lesson_page import LessonPage, Ran, record
+from scripts.pages.lesson_page import LessonPage, record
 from scripts.pages.site.source import LIBRARY, source_address, write_source
 from scripts.pages.stepping import STEPS
+from scripts.shared import command_line
 from scripts.shared.web_page import FOLDER
 
 TRAVELS = (".py", ".json", ".md", ".html", ".js", ".css")  # the files of our packages that the browser gets
@@ -67,14 +67,13 @@ def made_from(lesson: Path) -> str:
     return digest.hexdigest()
 
 
-def write_lesson(lesson: Path, ran: Iterable[Ran], out: Path) -> None:
-    """Write the page of a lesson that runs meanwhile."""
-    SiteLesson(out, lesson).write(lesson, ran, exercises(lesson))
-
-
-if __name__ == "__main__":
-    lesson, out = map(Path, sys.argv[1:])
+def main(argv: list[str] | None = None) -> None:
+    lesson, out = map(Path, argv or sys.argv[1:])
     with tempfile.TemporaryDirectory() as folder:
         os.environ["MINIGRAD_CACHE"] = folder  # it trains all its models, as a browser does
         running = Running(lesson, ["--out-dir", folder])
-        write_lesson(lesson, record(running, read_cells(lesson)), out)
+        SiteLesson(out, lesson).write(lesson, record(running, read_cells(lesson)), exercises(lesson))
+
+
+if __name__ == "__main__":
+    command_line.run(main)
