@@ -16,17 +16,17 @@ import numpy as np
 import pytest
 
 from finetune.data.conversation import Conversation
-from gpt.files import write_text
+from gpt.files import read_text, write_text
 from gpt.training.loading import load_model
 from gpt.training.run_state import RunState
 from scripts import site
 from scripts.course.checker import catalogue
 from scripts.course.lessons.cells import lessons, read_cells
-from scripts.course.lessons.concepts import exercises
+from scripts.course.lessons.concepts import ROOT, exercises
 from scripts.pages import pinned_files
 from scripts.pages.lesson_page import Ran
 from scripts.pages.local_server import Server, SiteFiles
-from scripts.pages.site import cells, chat, smollm2
+from scripts.pages.site import cells, chat, smollm2, source
 from scripts.pages.site import lesson as lesson_of_site
 from scripts.shared.web_page import page
 from tests.gpt import gguf_files, smollm
@@ -213,6 +213,17 @@ def test_every_link_of_the_site_leads_somewhere(written):
     files = set(written.rglob("*"))
     missing = {path: broken_links(path, path.read_text(encoding="utf-8"), files) for path in pages}
     assert len(pages) > 300 and not {path: links for path, links in missing.items() if links}
+
+
+def test_a_source_page_leads_on_and_its_names_to_their_definitions(written):
+    assert {*source.reading_order()} == {path for name in source.LIBRARY for path in (ROOT / name).rglob("*.py")}
+    text = (written / "source/minigrad/functional/activation.py.html").read_text(encoding="utf-8")
+    around = re.findall(r">(← [^<]+|[^<]+ →)</a>", text)
+    assert around == ["← minigrad/functional/linalg.py", "minigrad/functional/error_function.py →"] * 2
+    assert "What does each operation compute, and what is its gradient?</p>" in text
+    line = read_text(ROOT / "minigrad/autograd.py").partition("class Function")[0].count("\n") + 1
+    assert f'<a href="../../../source/minigrad/autograd.py.html#L{line}">Function</a>' in text
+    assert not re.search(r"<a [^>]*>(x|out|dim)</a>", text)
 
 
 def test_lessons_and_exercises_link_to_each_other(written):
