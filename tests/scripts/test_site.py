@@ -215,7 +215,7 @@ def test_every_link_of_the_site_leads_somewhere(written):
     assert len(pages) > 300 and not {path: links for path, links in missing.items() if links}
 
 
-def test_a_source_page_leads_on_and_its_names_to_their_definitions(written):
+def test_source_pages_lead_on_and_names_to_their_definitions(written):
     assert {*source.reading_order()} == {path for name in source.LIBRARY for path in (ROOT / name).rglob("*.py")}
     text = (written / "source/minigrad/functional/activation.py.html").read_text(encoding="utf-8")
     around = re.findall(r">(← [^<]+|[^<]+ →)</a>", text)
