@@ -7,6 +7,7 @@ from typing import Any
 
 from start import command_line
 
+from finetune.built_in.tasks import TASKS
 from finetune.stages.lora import train_lora
 from finetune.stages.lora_data import is_conversations
 from finetune.stages.lora_model import METHODS, LoRARunConfig
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     rate = "peak learning rate (" + ", ".join(f"{name} {rate:g}" for name, rate in LEARNING_RATES.items()) + ")"
     fixed = ("optimizer", "checkpoint_activations")
     changes: dict[str, Any] = {"learning_rate": {"default": None, "help": rate}}
+    changes["max_iters"] = stage_options.length_of(LoRARunConfig)
     stage_options.add_stage(parser, LoRARunConfig, without=fixed, processes=False, **changes)
     add = parser.add_argument
     add("--compare", action="store_true", help="run all three methods, in subfolders of --out-dir; print a table")
@@ -49,7 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.refuse(parser.given.keys() - {"merge", "out_dir", "kernels"}, "does not go with --merge")
         command_line.set_up(arguments)
         merge_run(arguments.merge, arguments.out_dir)
-        print("merged; " + command_line.from_here(LET_IT_WRITE).format(folder=quoted(Path(arguments.out_dir))))
+        data = settings_of(LoRARunConfig, arguments.merge).data
+        print("merged; " + command_line.from_here(advice_for(data)).format(folder=quoted(Path(arguments.out_dir))))
         return 0
     if is_conversations(arguments.data):
         parser.refuse(["sample_interval"], "is for texts: conversations show replies at the end")
@@ -58,16 +61,22 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.init_from == "resume":
             parser.error("--compare continues by itself: give the options that it was started with")
         return _compare(arguments, command_line.set_up(arguments))
-    is_new = arguments.init_from != "resume"
-    method = arguments.method if is_new else settings_of(LoRARunConfig, arguments.out_dir).method
-    if method == "full":
+    of_run = arguments if arguments.init_from != "resume" else settings_of(LoRARunConfig, arguments.out_dir)
+    if of_run.method == "full":
         parser.refuse(ADAPTERS, "sets up adapters, which --method full does not have")
-    return stage_options.run(parser, arguments, train_lora, LoRARunConfig, "lora", LET_IT_WRITE, _config)
+    return stage_options.run(parser, arguments, train_lora, LoRARunConfig, "lora", advice_for(of_run.data), _config)
+
+
+def advice_for(data: str) -> str:
+    """What to do with a model that has learned from these data."""
+    return stage_options.TALK_TO_IT if is_conversations(data) else LET_IT_WRITE
 
 
 def _config(arguments: argparse.Namespace, **changes: Any) -> LoRARunConfig:
-    """The settings of a new run, with the method's learning rate unless another one is given."""
+    """The settings of a new run, with the learning rate of its method and the length for its data, unless given."""
     options = vars(arguments) | changes
+    from_file = is_conversations(arguments.data) and arguments.data != TASKS
+    options = stage_options.with_length(options, LoRARunConfig, from_file)
     if options["learning_rate"] is None:
         options["learning_rate"] = LEARNING_RATES[options["method"]]
     return command_line.build(LoRARunConfig, options)

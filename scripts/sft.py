@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from start import command_line
 
+from finetune.built_in.tasks import TASKS
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
 from finetune.stages.sft import SFTConfig, load_data, train_sft
 from gpt.training.loading import load_model
@@ -33,7 +35,13 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.show_mask:
         return show_mask(parser, arguments)
-    return stage_options.run(parser, arguments, train_sft, SFTConfig, "sft")
+    return stage_options.run(parser, arguments, train_sft, SFTConfig, "sft", config_of=_config)
+
+
+def _config(arguments: argparse.Namespace) -> SFTConfig:
+    """The settings of a new run."""
+    options = stage_options.with_length(vars(arguments), SFTConfig, arguments.data != TASKS)
+    return command_line.build(SFTConfig, options)
 
 
 def show_mask(parser: command_line.Parser, arguments: argparse.Namespace) -> int:
@@ -52,7 +60,8 @@ def show_mask(parser: command_line.Parser, arguments: argparse.Namespace) -> int
 def options() -> command_line.Parser:
     parser = command_line.parser(__doc__ or "", EXAMPLES)
     rate = "peak learning rate; 2e-5 for a large pretrained model"
-    stage_options.add_stage(parser, SFTConfig, learning_rate={"help": rate})  # changes that option's help only
+    changes: dict[str, Any] = {"learning_rate": {"help": rate}, "max_iters": stage_options.length_of(SFTConfig)}
+    stage_options.add_stage(parser, SFTConfig, **changes)
     text = "only show what N conversations teach"
     parser.add_argument("--show-mask", type=command_line.whole_number(1), metavar="N", help=text)
     return parser

@@ -98,7 +98,8 @@ def conversations_task(
 
     batches = ShuffledBatches(conversations, config.batch_size, collate, config.seed)
     note = f"; {shortened:,} were too long and lost their oldest turns" if shortened else ""
-    return Task(batches, sft_loss, validate, f"{len(conversations):,} conversations to learn from{note}")
+    size = f"{len(conversations):,} conversations to learn from, {len(tests):,} to test on"
+    return Task(batches, sft_loss, validate, size + note)
 
 
 def loss_on_own_text(model: LanguageModel, source: str, max_sequences: int) -> dict[str, float]:

@@ -56,6 +56,7 @@ from .training_config import TrainingConfig, check_moments, prepare_training
 from .training_step import Gradients, LossFunction, Step, gradients_for, training_step
 
 MAX_SKIPPED = 10  # steps in a row that are not finite
+SLOW_STEP = 2.0  # seconds: a step that takes longer has a line in the log
 SAVE_SECONDS = 600.0  # a checkpoint at least so often, beside those after validations
 
 
@@ -317,12 +318,20 @@ class Run(RunFiles):
             state.skipped_in_a_row = state.skipped_in_a_row + 1 if step.skipped else 0
             if state.skipped_in_a_row == MAX_SKIPPED:
                 break  # to be logged first, and then raised below
-        # A line is due after each iteration, the first and the last step, every log_interval steps, and skipped ones.
+        # A line is due after each iteration, the first and the last step, every log_interval steps, slow steps, and
+        # skipped ones.
         total = self.training.max_iters
         if self.steps_per_iteration:
             self.log.step(state.step, total, mean_step(steps, metrics), seconds, state.count)
-        elif state.step in (1, total) or is_due(state.step, self.training.log_interval) or steps[0].skipped:
+        elif (
+            state.step in (1, total)
+            or is_due(state.step, self.training.log_interval)
+            or seconds > SLOW_STEP
+            or steps[0].skipped
+        ):
             self.log.step(state.step, total, steps[0], seconds, state.count)
+        if state.step == 2 and seconds * total > 60:  # the first step is slower than all others
+            show(f"{total - 2:,} more steps like this one take about {seconds * (total - 2) / 60:.0f} min")
         if state.skipped_in_a_row == MAX_SKIPPED:
             words = "steps in a row had a loss or gradient that is not finite"
             raise FloatingPointError(f"{MAX_SKIPPED} {words}: {self._likely_cause()}")

@@ -11,6 +11,7 @@ from typing import Any
 
 from minigrad import nn
 
+from ..console import show
 from ..files import errors_at, read_json, write_json_lines, write_text
 from .checkpoint import WRONG_CONTENT, CheckpointError
 from .data_parallel import ALONE, Team, weights_sha256
@@ -56,6 +57,7 @@ class RunFiles:
         """Measure what the model can do before training, as `before`. A resumed run reads it from data/before.json."""
         path = self.out_dir / "data" / "before.json"
         if self.is_new:
+            show("measuring the model before training ...")
             found = measure()
             self.team.once(lambda: write_text(path, json.dumps(found, indent=1)))
         # Also a new run takes what is in the file, so that it continues with the same as a resumed one.

@@ -24,7 +24,7 @@ class TrainingConfig(Checked):
 
     max_iters: int = setting(1000, "training steps", ">= 1")
     gradient_accumulation_steps: int = setting(1, "batches accumulated per step", ">= 1")
-    log_interval: int = setting(10, "steps between log lines", ">= 1")
+    log_interval: int = setting(10, "steps between log lines; steps of more than two seconds all have one", ">= 1")
     precision: str = setting("float32", "of matrix products; tf32 needs a GPU", choices=("float32", "tf32", "bfloat16"))
     learning_rate: float = setting(1e-3, "peak learning rate", ">= 0")
     warmup_iters: int = setting(50, "warm-up steps until the peak is reached")

@@ -3,10 +3,13 @@
 import argparse
 import contextlib
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
-from gpt.console import quoted, show
+from finetune.data.datasets import hold_out, read_examples
+from gpt.console import quoted, show, silenced
 from gpt.corpora import corpus
 from gpt.training.checkpoint import CheckpointError
 from gpt.training.data_parallel import ALONE, Team
@@ -19,6 +22,7 @@ from minigrad.backend import resolve_device
 from scripts.shared import command_line
 from scripts.shared.will_it_fit import try_run
 
+EPOCHS, MOST_STEPS = 3, 300  # of a run on a file of conversations: see `with_length`
 OF_STEPS = ("max_iters", "gradient_accumulation_steps", "log_interval", "precision")  # not of a stage with iterations
 # What to do with a finished run: see `show_next_steps`.
 LET_IT_WRITE = 'to generate text with it:\n  python scripts/generate.py --model {folder} --prompt "{its.sample_prompt}"'
@@ -62,6 +66,36 @@ def add_stage(
     command_line.add_shared(parser, *["processes"] * processes, "kernels", "device", "seed")
 
 
+def length_of(config_class: Any) -> dict[str, Any]:
+    """The option for the length of a run whose default follows the data: see `with_length`."""
+    usual = config_class().training.max_iters
+    text = f"training steps ({usual}; for a file of conversations {EPOCHS} epochs, at most {MOST_STEPS} steps)"
+    return {"default": None, "help": text}
+
+
+def with_length(options: dict[str, Any], config_class: Any, has_conversations: bool) -> dict[str, Any]:
+    """Options in which the number of steps is set: if the user gave none, it follows the data, a file of conversations.
+
+    For other data it is the usual one. The usual warm-up becomes shorter with the run: it is at most a tenth.
+    """
+    if options["max_iters"] is not None:
+        return options
+    usual = config_class().training
+    if not has_conversations:
+        return options | {"max_iters": usual.max_iters}
+    data = options["data"]
+    with silenced():  # the run shows what it finds there
+        examples, _ = hold_out(read_examples(data), data, "conversation")
+    batch_size = options["batch_size"] * options["gradient_accumulation_steps"]
+    steps = min(math.ceil(EPOCHS * len(examples) / batch_size), MOST_STEPS)
+    epochs = steps * batch_size / len(examples)
+    show(f"length: {steps} steps of {batch_size} conversations, {epochs:.1f} epochs; --max-iters changes that")
+    warmup = options["warmup_iters"]
+    if warmup == usual.warmup_iters:
+        warmup = min(warmup, steps // 10)
+    return options | {"max_iters": steps, "warmup_iters": warmup}
+
+
 def corpus_of(model: str) -> str:
     """The built-in text that a run of pretraining learned from; "english" for every other model."""
     with contextlib.suppress(CheckpointError):
@@ -88,6 +122,7 @@ def run(
     some have defaults that depend on others. advice, more: see `show_next_steps`.
     """
     device = command_line.set_up(arguments)
+    show(f"preparing the run in {quoted(Path(arguments.out_dir))}: model and data ...")
     if vars(arguments).get("precision") == "tf32" and device == "cpu":
         raise ValueError("--precision tf32 needs a GPU: on the CPU, use float32 or bfloat16")
     if arguments.init_from == "resume":

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import errno
 import functools
+import itertools
 import json
 import math
 import os
@@ -12,8 +13,10 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -411,6 +414,14 @@ def test_it_runs_in_a_thread_where_no_signal_can_be_caught(tmp_path):
     thread.start()
     thread.join()
     assert load_state(tmp_path)["step"] == 12
+
+
+def test_each_slow_step_has_a_line(tmp_path, monkeypatch, capsys):
+    clock = SimpleNamespace(perf_counter=itertools.count(step=6).__next__, monotonic=time.monotonic)
+    monkeypatch.setattr(run_page, "time", clock)  # each step takes six seconds
+    begin(tmp_path, log_interval=100, max_iters=12)
+    assert [row["step"] for row in read_log(tmp_path / "log.jsonl") if "ms" in row] == [*range(1, 13)]
+    assert capsys.readouterr().out.count("10 more steps like this one take about 1 min") == 1
 
 
 def test_watching_changes_nothing(tmp_path):

@@ -2,11 +2,13 @@
 
 import pytest
 
-from finetune.stages.lora_model import METHODS
+from finetune.stages.lora_model import METHODS, LoRARunConfig
+from finetune.stages.sft import SFTConfig
 from gpt import Llama
 from gpt.training.loading import load_model
 from gpt.training.log import read_log
-from scripts import generate, lora
+from gpt.training.run_state import settings_of
+from scripts import generate, lora, sft
 from tests.finetune.small import interrupt_at
 from tests.gpt import smollm
 from tests.gpt.gguf_files import block_llama, write_llama
@@ -62,6 +64,25 @@ def test_the_comparison_measures_each_method_once(given, tmp_path, capsys):
     assert output_of(lora.main, *compare).count("\nfinished already") == 2
     assert read_json(tmp_path / "all" / "lora" / lora.ROW)["after"] == low_rank["after"]
     assert "full holds a run with another batch_size" in refusal(lora.main, capsys, *compare, "--batch-size", "3")
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("script, config", [(lora, LoRARunConfig), (sft, SFTConfig)])
+def test_the_length_follows_the_conversations(given, tmp_path, script, config):
+    run, merged = tmp_path / "run", tmp_path / "merged"
+    data = given / "alpaca.json"  # ten conversations
+    output = output_of(script.main, "--init-from", given / "base", "--data", data, "--out-dir", run, "--batch-size", 4)
+    to_chat = f"python scripts/chat.py --model {run.as_posix()}"
+    assert_says(
+        output,
+        f"preparing the run in {run.as_posix()}: ... length: 7 steps of 4 conversations, 3.1 epochs",
+        "9 conversations to learn from, 1 to test on ... measuring the model before training ... 7/7 | loss",
+        to_chat,
+    )
+    assert settings_of(config, run).training.warmup_iters == 0  # at most a tenth
+    assert to_chat in output_of(script.main, "--init-from", "resume", "--out-dir", run)
+    if script is lora:
+        assert "scripts/chat.py" in output_of(lora.main, "--merge", run, "--out-dir", merged)
 
 
 @pytest.mark.usefixtures("no_pictures")
