@@ -210,7 +210,7 @@ def to_numpy(array: Any) -> np.ndarray:
 
 @functools.cache
 def _load_cupy() -> Any:
-    import cupy
+    import cupy  # until somebody has a GPU, only tests/standin has taken its place
 
     _modules[cupy.ndarray] = cupy
     return cupy

@@ -161,7 +161,7 @@ def _by_class(choice: Mapping[Any, type[Function]]) -> dict[type, type]:
 @functools.cache
 def fast_on_cuda() -> dict[Any, Any]:
     """The table that "fast" selects for arrays on a GPU. Only here are the CUDA files imported."""
-    from . import cuda
+    from . import cuda  # has run in an emulation only, not on a GPU yet: see there
 
     return _by_class(cuda.CUDA)
 

@@ -69,7 +69,7 @@ def launch(code, name, grid, block, args):
     _check_arguments(code, name, args)
     # Where arrays begin at the same place, the kernel gets the same memory; the largest comes last and stays.
     arrays = {a.ctypes.data: a for a in sorted([a for a in args if isinstance(a, np.ndarray)], key=lambda a: a.nbytes)}
-    emulate = getattr(_compiled(code), f"emulate_{name}")
+    emulate = getattr(compiled(code), f"emulate_{name}")
     results = []
     emulate.restype = ctypes.c_char_p
     for turn, pattern in enumerate(PATTERNS):
@@ -169,7 +169,7 @@ class _Copy:
 
 
 @functools.cache
-def _compiled(code):
+def compiled(code):
     """All kernels of `code` as a library. Kept between runs; several processes may compile at once."""
     names = re.findall(r"__global__[^{;]*?(\w+)\s*\([^(){]*\)\s*\{", code)
     entries = "".join(f"ENTRY({name})\n" for name in names)

@@ -11,7 +11,7 @@ from minigrad.backend import to_device
 from minigrad.functional.activation import Gelu
 from minigrad.functional.normalization import LayerNorm
 from minigrad.kernels.cpu.layer_norm import FastLayerNorm
-from minigrad.kernels.cuda import CUDA, launch
+from minigrad.kernels.cuda import CUDA, launch, layer_norm
 from minigrad.kernels.dispatch import FAST
 from minigrad.precision import bfloat16
 from tests.minigrad.kernel_checks import (
@@ -33,6 +33,16 @@ KERNELS = {name: sample for name, sample in SAMPLES.items() if sample[0] in CUDA
 def test_a_kernel_equals_the_textbook(name):
     for dtype in (np.float32, np.float64):
         assert check(KERNELS[name], "cuda", dtype) is CUDA[KERNELS[name][0]]
+
+
+@pytest.mark.parametrize(("more", "threads", "words"), [("int = ;", 256, "Error: "), ("//", 2048, "2048 threads need")])
+def test_a_kernel_that_cannot_run_gives_way_to_plain_cupy(monkeypatch, more, threads, words):
+    monkeypatch.setattr(layer_norm, "SOURCE", layer_norm.SOURCE + more)
+    monkeypatch.setattr(launch, "THREADS", threads)
+    with pytest.warns(launch.KernelWarning, match=f"CUDA kernel norm_forward .*{words}") as warned:
+        for _ in range(2):
+            assert check(KERNELS["layer_norm 33"], "cuda", np.float32) is LayerNorm
+    assert len(warned) == 1
 
 
 SMALL = ["linear", "layer_norm 33", "rms_norm 33", "cross_entropy 33", "linear_cross_entropy 33"]

@@ -1,6 +1,8 @@
 """scripts/verify_gpu.py without a GPU: it says so; and what it would do there runs on the stand-in, with tiny sizes."""
 
+import json
 import subprocess
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,10 +10,16 @@ import pytest
 
 from gpt import GPTConfig
 from minigrad.kernels.cuda import CUDA
+from minigrad.kernels.cuda.launch import KernelWarning
 from scripts import verify_gpu
 from scripts.benchmarks import ours
-from tests.helpers import read_json
-from tests.scripts.running import refusal, run_here
+from tests.scripts.running import assert_says, refusal, run_here
+
+
+def numbers(path):
+    """What a report has below its text."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(text.partition("```json\n")[2].partition("\n```")[0])
 
 
 @pytest.fixture
@@ -25,9 +33,9 @@ def tiny(monkeypatch):
 
 
 def test_without_a_gpu_one_sentence_says_so(tmp_path, capsys):
-    words = refusal(verify_gpu.main, capsys, "--out", tmp_path / "report.json")
+    words = refusal(verify_gpu.main, capsys, "--out", tmp_path / "report.md")
     assert words.startswith("error: device 'cuda' cannot be used: CuPy is ")
-    assert not (tmp_path / "report.json").exists()
+    assert not (tmp_path / "report.md").exists()
 
 
 def test_every_kernel_has_a_case():
@@ -37,9 +45,9 @@ def test_every_kernel_has_a_case():
 
 @pytest.mark.emulation
 def test_kernels_and_training_are_compared_and_reported(tiny, cuda, tmp_path, capsys):
-    out = tmp_path / "report.json"
+    out = tmp_path / "report.md"
     assert run_here(verify_gpu.main, "--only", "kernels", "--only", "training", "--out", out) == 0
-    report = read_json(out)
+    report = numbers(out)
     rows = report["parts"]["kernels"]["rows"]
     assert {"linear bfloat16", "layer_norm float32"} <= rows.keys()
     assert all(0 <= row["error"] <= row["tolerance"] and row["seconds"] > 0 for row in rows.values())
@@ -58,10 +66,24 @@ def test_a_wrong_kernel_is_reported(tiny, cuda, tmp_path, monkeypatch, capsys):
         return [array * factor for array in right(op, case, which, *rest)]
 
     monkeypatch.setattr(kernels, "run", wrong)
-    words = refusal(verify_gpu.main, capsys, "--only", "kernels", "--out", tmp_path / "report.json")
+    words = refusal(verify_gpu.main, capsys, "--only", "kernels", "--out", tmp_path / "report.md")
     assert words == "error: this GPU gives wrong results: see kernels above\n"
-    rows = read_json(tmp_path / "report.json")["parts"]["kernels"]["rows"]
+    rows = numbers(tmp_path / "report.md")["parts"]["kernels"]["rows"]
     assert [name for name, row in rows.items() if row["error"] > row["tolerance"]] == ["rms_norm float32"]
+
+
+@pytest.mark.emulation
+def test_what_went_wrong_is_in_the_report(cuda, tmp_path, monkeypatch, capsys):
+    def check():
+        warnings.warn("plain CuPy instead", KernelWarning, stacklevel=1)
+        return {"passed": True, "rows": {}}
+
+    monkeypatch.setattr(verify_gpu.PARTS["kernels"], "check", check)
+    monkeypatch.setattr(verify_gpu.PARTS["training"], "check", lambda: 1 / 0)
+    out = tmp_path / "report.md"
+    words = refusal(verify_gpu.main, capsys, "--only", "training", "--only", "kernels", "--out", out)
+    assert "see training, kernels above" in words
+    assert_says(out.read_text(encoding="utf-8"), "training ... ZeroDivisionError ... kernels ... plain CuPy instead")
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import types
 import numpy as np
 
 from tests.cuda_emulation import cublas
-from tests.cuda_emulation.run import launch
+from tests.cuda_emulation.run import compiled, launch
 
 from . import arrays
 
@@ -25,6 +25,11 @@ class RawKernel:
 
     def __init__(self, code, name):
         self.code, self.name = code, name
+
+    @property
+    def max_threads_per_block(self):
+        compiled(self.code)
+        return 1024
 
     def __call__(self, grid, block, args):
         arrays.device_arrays(*args)

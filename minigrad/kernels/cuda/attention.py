@@ -137,7 +137,7 @@ class CudaAttention(Function):
     @staticmethod
     def suits(needs_grad, q, k, v, mask, is_causal, scale, dropout_p, stream):
         """float32, float64 or bfloat16, not empty, and no mask or one boolean mask for all heads."""
-        if not supports(q, k, v, bfloat16=True) or 0 in (q.size, k.size, v.size):
+        if not supports(q, k, v, source=SOURCE, bfloat16=True) or 0 in (q.size, k.size, v.size):
             return False
         if mask is None:
             return True

@@ -23,7 +23,7 @@ import numpy as np
 from ...autograd import Function
 from ...backend import module_of
 from ...functional.loss import nan_if_0
-from .launch import THREADS, ceil_div, launch, real_of, supports
+from .launch import THREADS, ceil_div, launch, name_of, real_of, supports, works
 from .products import multiply
 
 SOURCE = r"""
@@ -76,7 +76,7 @@ class CudaCrossEntropy(Function):
 
     @staticmethod
     def suits(needs_grad, logits, targets, ignore_index, reduction):
-        return supports(logits)
+        return supports(logits, source=SOURCE)
 
     @staticmethod
     def forward(ctx, logits, targets, ignore_index, reduction):  # logits (N, C), targets (N)
@@ -95,6 +95,11 @@ class CudaLinearCrossEntropy(Function):
     """cross_entropy(x @ weightᵀ, targets). See functional.loss.LinearCrossEntropy. bfloat16 is summed in float32."""
 
     takes_bfloat16 = True
+
+    @staticmethod
+    def suits(needs_grad, x, weight, targets, ignore_index, reduction):
+        dtype = "float32" if x.dtype.char == "e" else name_of(x.dtype)  # e: float16, which is computed in float32
+        return works(module_of(x), SOURCE, dtype)
 
     @staticmethod
     def forward(ctx, x, weight, targets, ignore_index, reduction):  # x (N, C), weight (V, C), targets (N)

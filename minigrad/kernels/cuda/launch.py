@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import functools
 import math
+import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -125,10 +127,39 @@ def full_source(source: str, dtype: str) -> str:
     return (TYPES[dtype] + PRELUDE + source).encode("ascii", "ignore").decode("ascii")
 
 
-def supports(*arrays: Any, bfloat16: bool = False) -> bool:
-    """Whether all `arrays` are float32, or all float64; with `bfloat16`, also all of that. None is ignored."""
-    names = {name_of(array.dtype) for array in arrays if array is not None}
-    return len(names) == 1 and names <= {"float32", "float64", *(["bfloat16"] if bfloat16 else [])}
+def supports(*arrays: Any, source: str = "", bfloat16: bool = False) -> bool:
+    """Whether all `arrays` are float32, or all float64; with `bfloat16`, also all of that. None is ignored.
+
+    source: kernels that must work here for this dtype. Where they do not, the op runs in its textbook form.
+    """
+    there = [array for array in arrays if array is not None]
+    names = {name_of(array.dtype) for array in there}
+    if len(names) != 1 or not names <= {"float32", "float64", *(["bfloat16"] if bfloat16 else [])}:
+        return False
+    return works(module_of(there[0]), source, *names)
+
+
+class KernelWarning(UserWarning):
+    """A kernel cannot be compiled or launched on this GPU."""
+
+
+@functools.cache
+def works(xp: Any, source: str, dtype: str) -> bool:
+    """Whether the kernels of `source` can be compiled for `dtype`, and launched. Warns once if not.
+
+    A launch fails where a block has more threads than the GPU has registers for.
+    """
+    for name in re.findall(r"__global__ void (\w+)", source):
+        try:
+            most = compiled(xp, source, name, dtype).max_threads_per_block  # compiles it
+            problem = f"blocks of {THREADS} threads need too many registers" if most < THREADS else None
+        except Exception as error:  # NVRTC's or the driver's: whatever it is, plain CuPy does not need the kernel
+            problem = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        if problem is not None:
+            sentence = f"plain CuPy takes the place of the CUDA kernel {name} for {dtype}: {problem}"
+            warnings.warn(sentence, KernelWarning, stacklevel=2)
+            return False
+    return True
 
 
 def real_of(array: Array) -> type:

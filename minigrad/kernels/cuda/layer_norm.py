@@ -107,7 +107,7 @@ class CudaLayerNorm(Function):
 
     @staticmethod
     def suits(needs_grad, x, weight, bias, axes, eps):
-        return supports(x, weight, bias)
+        return supports(x, weight, bias, source=SOURCE)
 
     @staticmethod
     def forward(ctx, x, weight, bias, axes, eps):
@@ -123,7 +123,7 @@ class CudaRmsNorm(Function):
 
     @staticmethod
     def suits(needs_grad, x, weight, axes, eps):
-        return supports(x, weight)
+        return supports(x, weight, source=SOURCE)
 
     @staticmethod
     def forward(ctx, x, weight, axes, eps):
