@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from gpt.files import read_json, read_text, write_text
-from scripts.course.lessons.cells import ANSWER, LESSONS, ONE_PAGE, QUESTION, Cell, Running, read_cells, title
-from scripts.course.lessons.concepts import ROOT, Concept, concepts, dotted
+from scripts.course.lessons.cells import ANSWER, LESSONS, ONE_PAGE, QUESTION, Cell, Running, lessons, read_cells, title
+from scripts.course.lessons.concepts import ROOT, Concept, concepts, dotted, number
 from scripts.course.pictures import widget_html, widget_scripts
 from scripts.pages.lesson_index import WIDGET_PAGES, Index, minutes, progress
 from scripts.pages.markup import markdown_to_html, python_to_html
@@ -196,7 +196,9 @@ class LessonPage:
         return f"{concept_list}<h2>Exercises</h2><ul>{shown}</ul>" if exercises else concept_list
 
     def link(self, target: str) -> str | None:
-        """The address of a file of the project: a link's target, a path, or a command that names one."""
+        """The address of a file of the project: a link's target, a path, a lesson, or a command that names one."""
+        if target.startswith("lesson "):
+            return self.lesson_link(target.removeprefix("lesson "))
         exercise = _EXERCISE.search(target)
         named = [*LESSONS.parent.glob(f"exercises/??_{exercise[1]}.py")] if exercise else []
         found = _PATH.search(target)
@@ -213,6 +215,14 @@ class LessonPage:
             return quote(Path(os.path.relpath(path, self.folder)).as_posix())
         except ValueError:  # on Windows, another drive
             return path.resolve().as_uri()
+
+    def lesson_link(self, name: str) -> str | None:
+        """The address of a lesson's page or, where that is not written, of its file. name: "4.4.3b"."""
+        for lesson in lessons():
+            if number(lesson) == name.replace(".", ""):
+                written = f"{lesson.stem}.html"
+                return written if (self.folder / written).exists() else self.address(lesson)
+        return None
 
 
 def _sentence(text: str) -> str:

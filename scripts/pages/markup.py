@@ -14,6 +14,9 @@ from scripts.shared.web_page import escaped
 Link = Callable[[str], str | None]
 _ITEM = re.compile(r"(?:[-*]|(\d+)\.)\s+")
 _PATH = re.compile(r"\b(?:minigrad|gpt|finetune|scripts|tests)/[\w./-]*\w\.(?:py|md|js|json)\b")
+# 443b or 4.4.3b; not in a heading, "Lesson 4.4.3b: DPO"
+_LESSON = re.compile(r"(?<!\d)\d(?:\.?\d){1,2}b?(?![\w%:]|\.\d)")
+_LESSONS = re.compile(rf"\b[Ll]essons? {_LESSON.pattern}(?:(?:, | and | to ){_LESSON.pattern})*")
 _BLOCK = re.compile(r"#{1,6} |[-*] |\d+\. |\|")
 # Between a formula and the next, or a remark.
 _GAP = re.compile(r"[,;]\s{3,}|[,;]?(?:\s{4,}(?![\s=+])|\s{2,}(?=\()| (?=so ))")
@@ -70,8 +73,8 @@ def markdown_to_html(text: str, link: Link = lambda target: None) -> str:
     """Return Markdown as HTML: headings, paragraphs, lists (one level), tables, formulas and code (four spaces in).
 
     In a line there may be **bold**, *emphasis*, `code` and [links](target).
-    link: maps the target of a link, a path of the project that the text names, and `code`, to an address; None: no
-    link. http(s) addresses and #places stand for themselves. Everything else in the text is shown as text.
+    link: maps the target of a link, a path of the project that the text names, a "lesson 4.4.3b" and `code` to an
+    address; None: no link. http(s) addresses and #places stand for themselves. All else is shown as text.
     """
     lines = text.split("\n")
     html = []
@@ -171,6 +174,10 @@ def inline(text: str, link: Link = lambda target: None) -> str:
     def code(match: re.Match[str]) -> str:
         return keep(anchor(f"<code>{escaped(match[1])}</code>", match[1]))
 
+    def lesson(found: re.Match[str]) -> str:
+        name = re.sub(r"(?<=\d)(?=\d)", ".", found[0])  # wherever it is named, it has one name
+        return keep(anchor(name, f"lesson {name}"))
+
     def typeset(found: re.Match[str]) -> str:
         made = _in_sentence(found)
         return keep(made) if made else found[0]
@@ -178,6 +185,7 @@ def inline(text: str, link: Link = lambda target: None) -> str:
     text = re.sub(r"`([^`]+)`", code, text.replace("\0", "\ufffd"))
     text = re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", lambda m: keep(anchor(inline_rest(m[1]), m[2])), text)
     text = _PATH.sub(lambda m: keep(anchor(escaped(m[0]), m[0])), text)
+    text = _LESSONS.sub(lambda named: _LESSON.sub(lesson, named[0]), text)
     if not _VALUES.match(text):
         text = re.sub(_IN_SENTENCE, typeset, text)
     text = inline_rest(text)

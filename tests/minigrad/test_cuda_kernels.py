@@ -35,11 +35,11 @@ def test_a_kernel_equals_the_textbook(name):
         assert check(KERNELS[name], "cuda", dtype) is CUDA[KERNELS[name][0]]
 
 
-@pytest.mark.parametrize(("more", "threads", "words"), [("int = ;", 256, "Error: "), ("//", 2048, "2048 threads need")])
-def test_a_kernel_that_cannot_run_gives_way_to_plain_cupy(monkeypatch, more, threads, words):
+@pytest.mark.parametrize(("more", "threads", "why"), [("int = ;", 256, "(Error|tion): "), ("//", 2048, "2048 threads")])
+def test_a_kernel_that_cannot_run_gives_way_to_plain_cupy(monkeypatch, more, threads, why):
     monkeypatch.setattr(layer_norm, "SOURCE", layer_norm.SOURCE + more)
     monkeypatch.setattr(launch, "THREADS", threads)
-    with pytest.warns(launch.KernelWarning, match=f"CUDA kernel norm_forward .*{words}") as warned:
+    with pytest.warns(launch.KernelWarning, match=f"CUDA kernel norm_forward .*{why}") as warned:
         for _ in range(2):
             assert check(KERNELS["layer_norm 33"], "cuda", np.float32) is LayerNorm
     assert len(warned) == 1

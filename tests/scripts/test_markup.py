@@ -31,7 +31,7 @@ TABLE = '<div class="scroll"><table>'
 
 
 def known(target):
-    return "known.py" if target == "gpt/known.py" else None
+    return "known.py" if target in ("gpt/known.py", "lesson 4.4.3b") else None
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,7 @@ def known(target):
         ("    a\n\n      b < c\nd", "<pre>a\n\n  b &lt; c</pre>\n<p>d</p>"),
         ("    softmax(x)\n\n    y", "<pre>softmax(x)\n\ny</pre>"),
         ("[`x`](gpt/known.py)", '<p><a href="known.py"><code>x</code></a></p>'),
+        ("Lessons 443b and 4.4.4, 0.1.", '<p>Lessons <a href="known.py">4.4.3b</a> and 4.4.4, 0.1.</p>'),
         ("see gpt/known.py.", '<p>see <a href="known.py">gpt/known.py</a>.</p>'),
         ("`gpt/known.py`", '<p><a href="known.py"><code>gpt/known.py</code></a></p>'),
         ("[x](gpt/unknown.py) gpt/unknown.py", "<p>x gpt/unknown.py</p>"),
