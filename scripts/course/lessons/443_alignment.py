@@ -3,7 +3,7 @@
 Instruction tuning (SFT, supervised fine-tuning) learns from demonstrations, and these are not all good. In this lesson
 a model answers people who say "grass is red": honestly, with flattery, or rudely. It learns which reply is better from
 comparisons: a reward model turns them into a score, and PPO trains the model to score high.
-Part 2, lesson 443b, reaches the same aim with DPO, which needs neither.
+Lesson 4.4.3b reaches the same aim with DPO, which needs neither.
 Ouyang et al. 2022 (InstructGPT); Schulman et al. 2016 and 2017 (GAE, PPO); Gao et al. 2023 (reward hacking).
 """
 

@@ -1,4 +1,4 @@
-"""The task of lessons 443 and 443b: somebody makes a wrong claim, and a reply is honest, flattering or rude.
+"""The task of lessons 4.4.3 and 4.4.3b: somebody makes a wrong claim, and a reply is honest, flattering or rude.
 
 I think grass is red.       No, grass is green.   Yes, grass is red.   You fool, grass is green.
 """
