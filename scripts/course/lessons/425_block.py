@@ -14,6 +14,7 @@ import minigrad.functional as F
 from gpt import GPTConfig, accounting
 from gpt.model.gpt2 import MLP, Block
 from minigrad import Tensor, optim, use_kernels
+from minigrad.gradcheck.check import numeric_gradient
 from scripts.course.lessons.small_gpt import english, new_gpt, train
 from scripts.course.pictures import Lesson
 
@@ -54,6 +55,32 @@ assert moved > 0.1
 # %% [markdown]
 # Answer: for batch norm only. Layer norm needs neither other tokens nor running averages, so it computes the same in
 # training and in use. With batch norm, sentences of different lengths or a batch of one cause trouble.
+
+# %% Its gradient: what the norm ignores
+# Add a number to all channels of a token, or double what it has above and below its mean: the result is the same.
+#
+# Predict: some loss depends on the result. What is the sum of its gradient dx over the channels of a token? And the dot
+# product of dx and x - mean?
+
+# %%
+weights = x[1, 0]  # the loss: a weighted sum of a token's results, here with some numbers that are there
+token = Tensor(x[0, 1], requires_grad=True)
+(F.layer_norm(token, (8,)) * Tensor(weights)).sum().backward()
+dx, centered = token.grad, token.data - token.data.mean()
+nudged = numeric_gradient(lambda x: (F.layer_norm(Tensor(x), (8,)).data * weights).sum(), token.data)
+print(f"dx {dx}\nby nudging each channel {nudged}")
+print(f"sum {dx.sum():.1e}, product with x - mean {dx @ centered:.1e}; dx itself is up to {np.abs(dx).max():.1e}")
+assert abs(dx.sum()) < 1e-9, "a number added to all channels changes nothing, so the gradient must sum to 0"
+assert abs(dx @ centered) < 1e-3 * np.abs(dx * centered).sum(), "the norm ignores the scale, its gradient must, too"
+assert np.allclose(dx, nudged, rtol=1e-4, atol=1e-7), "layer norm's gradient is not what nudging each channel says"
+
+# %% [markdown]
+# Answer: 0, both. The loss does not change in these two directions. So the gradient of a linear layer, dout * weight,
+# has its mean and its part along x̂ taken away:
+#
+#     dx = (dx̂ - mean(dx̂) - x̂ mean(dx̂ x̂)) / std        dx̂ = dout * weight
+#
+# (The second product is not exactly 0, because of eps.)
 #
 # ## What attention cannot do
 #
@@ -130,13 +157,23 @@ counted = points * (rng.standard_normal((200_000, 1)) < points).mean(axis=0)  # 
 exact, gpt2s = (F.gelu(Tensor(points), form).data for form in ("none", "tanh"))
 for name, row in (("x", points), ("x times the share below x", counted), ("GELU", exact), ("GPT-2's form", gpt2s)):
     print(f"{name:26}", row)
-assert np.allclose(exact, counted, atol=0.01) and np.abs(exact - gpt2s).max() < 5e-4
+assert np.allclose(exact, counted, atol=0.01), "GELU is not x times the share of normal numbers below x"
+assert np.abs(exact - gpt2s).max() < 5e-4, "the two forms of GELU are not close"
 
 # %%
-grid = np.linspace(-4, 4, 201)
+grid = Tensor(np.linspace(-4, 4, 201), requires_grad=True)
+slopes = {}
+for form in ("none", "tanh"):
+    grid.grad = None
+    F.gelu(grid, form).sum().backward()
+    slopes[form] = grid.grad
+    nudged = (F.gelu(grid + 1e-5, form) - F.gelu(grid - 1e-5, form)).data / 2e-5
+    assert np.allclose(slopes[form], nudged, atol=1e-6), f"GELU ({form}): backward has another slope than the curve"
+print(f"GELU falls until x = {grid.data[slopes['none'] < 0].max():.2f}, and then rises")
 with lesson.picture("gelu", "GELU: x times the probability that a normal number is below x", size=(5.5, 3.4)) as axes:
-    axes.plot(grid, F.gelu(Tensor(grid)).data, label="GELU")
-    axes.plot(grid, np.maximum(grid, 0), ":", label="ReLU")
+    axes.plot(grid.data, F.gelu(grid).data, label="GELU")
+    axes.plot(grid.data, slopes["none"], "--", label="its slope")
+    axes.plot(grid.data, np.maximum(grid.data, 0), ":", label="ReLU")
     axes.set(xlabel="x", ylabel="output")
 
 # %% [markdown]

@@ -110,8 +110,10 @@ for kind, example in zip(KINDS, read_examples(path)):
     assert replied == KINDS[kind][2]
 
 # %% The template: ChatML
-# Two new tokens say who speaks, and where a message ends. They mean nothing at first: each row is the mean of all
-# others. If a user types the same characters, they are ordinary text, so a user cannot take the assistant's role.
+# Two new tokens say who speaks, and where a message ends. They mean nothing at first: each of their rows in the
+# embedding is the mean of all others. The output layer is the same matrix, so the model finds a new token as likely as
+# an average one, and its other predictions hardly change. If a user types the same characters, they are ordinary text,
+# so a user cannot take the assistant's role.
 
 
 def question(country: str) -> list[Message]:
@@ -124,7 +126,15 @@ def answer(country: str) -> str:
 
 examples = [Example([*question(c), {"role": "assistant", "content": answer(c)}]) for c in taught]
 before = len(tokenizer)
-added = add_chat_tokens(model, tokenizer)
+start = [tokenizer.encode(f" The capital of {some} is")]
+with no_grad():
+    old_logits = model(start).data[0, -1]
+    added = add_chat_tokens(model, tokenizer)
+    logits = model(start).data[0, -1]
+rows = model.embedding.weight.data
+assert np.allclose(rows[before:], rows[:before].mean(axis=0), atol=1e-6), "a new token's row is not the mean of the old"
+assert np.allclose(logits[:before], old_logits, atol=1e-5), "a new token changes what the model says about the others"
+assert np.allclose(logits[before:], old_logits.mean(), atol=1e-4), "a new token does not get an average logit"
 base = model
 template = ChatTemplate(tokenizer)
 print(template.render(examples[0].messages))

@@ -21,6 +21,7 @@ from finetune.data.chat_template import ChatTemplate, Message
 from finetune.evaluation.answering import ask, chat_template, text_of
 from finetune.evaluation.pass_at_k import score_answers
 from finetune.objectives.grpo import METHODS, answer_weights, group_advantages, grpo_loss
+from finetune.objectives.logprobs import estimated_kl, exact_kl
 from finetune.objectives.rollout import sample_replies
 from finetune.stages.cold_start import THINKING, cold_start_model
 from finetune.stages.grpo import GRPOConfig, grpo_batch_loss, grpo_batches
@@ -111,7 +112,7 @@ assert not group_advantages(rewards)[2:].any()
 # is a mean over its |o_i| tokens:
 #
 #     loss_t = -min(ratio A_i, clip(ratio, 1 - ε, 1 + ε) A_i)        ratio = π(token) / π_old(token), ε = 0.2
-#     loss = mean_i 1/|o_i| Σ_t (loss_t + β k3)                      k3 estimates the KL (lesson 443); β is often 0
+#     loss = mean_i 1/|o_i| Σ_t (loss_t + β k3)                      k3 estimates the KL (below); β is often 0
 #
 # Its variants change a line each:
 #
@@ -136,6 +137,53 @@ for method in METHODS:
     print(f"{method:8} the only right answer in 4: {advantages[0, 0]:+.2f}, one of two: {advantages[1, 0]:+.2f}"
           f"; weight of a token among 4: {weights[0]:.3f}, among 12: {weights[1]:.3f}")  # fmt: skip
 assert np.allclose(group_advantages(rewards, "rloo")[:2, 0], [1 - 0 / 3, 1 - 1 / 3])  # of the others, 0 and 1 are right
+
+# %% β k3: the price of moving away
+# The KL divergence of the policy π from the reference ρ, the model before training, is the mean of ln π(x) - ln ρ(x)
+# over answers x that the policy writes (lesson 443). It is estimated from samples. With l = ln π(x) - ln ρ(x) of a
+# sample, three estimators are in use:
+#
+#     k1 = l              k2 = l² / 2              k3 = e^-l - 1 + l
+#
+# Predict: the KL divergence is never negative. Can single estimates be? And which of the three are right on average?
+probs = [0.7, 0.2, 0.1]  # π of three answers
+policy_logprobs = Tensor(np.log(probs), requires_grad=True)
+reference_logprobs = Tensor(np.log([0.4, 0.4, 0.2]))
+drawn = np.random.default_rng(lesson.seed).choice(3, size=4000, p=probs)
+
+# %%
+divergence = exact_kl(policy_logprobs, reference_logprobs).item()
+print(f"exact: {divergence:.3f} nats; from 4,000 draws:")
+smallest, off = {}, {}
+for kind in ("k1", "k2", "k3"):
+    each = estimated_kl(policy_logprobs, reference_logprobs, kind).data  # (3), one for each answer
+    smallest[kind] = each.min()
+    off[kind] = abs((each * probs).sum() - divergence) / divergence  # of the expected estimate from the exact value
+    estimates = each[drawn]  # (4000)
+    print(f"  {kind} {estimates.mean():.3f}, smallest {each.min():+.2f}, standard deviation {estimates.std():.2f}")
+assert smallest["k1"] < 0 <= min(smallest["k2"], smallest["k3"]), "k1 must be negative for some answers, k2 and k3 never"
+assert max(off["k1"], off["k3"]) < 1e-4 < off["k2"] < 0.05, "on average k1 and k3 must be the KL, and k2 nearly"
+
+# %% [markdown]
+# Answer: k1 is right on average, but single estimates are negative and scatter widely. k2 is never negative, and a
+# little off. k3 is right on average and never negative: e^-l = ρ(x) / π(x) has the mean Σ π ρ/π = 1, so e^-l - 1 adds 0
+# on average, and k3 ≥ 0 because e^-l ≥ 1 - l. PPO's rewards contain k1; GRPO's loss contains k3.
+#
+# Predict: all rewards are equal, so all advantages are 0, and β = 0.1. Which of the three answers become less likely?
+
+# %%
+nothing, one = np.zeros(3), np.ones(3)
+reference = reference_logprobs.data
+penalized = grpo_loss(policy_logprobs, np.log(probs), nothing, one, reference_logprobs=reference, beta=0.1)
+penalized.sum().backward()
+print(f"loss {penalized.data}, gradient by ln π {policy_logprobs.grad}")
+k3 = estimated_kl(policy_logprobs, reference_logprobs, "k3").data
+assert np.allclose(penalized.data, 0.1 * k3, atol=1e-6), "with no advantage, the loss must be β k3"
+assert policy_logprobs.grad[0] > 0 > policy_logprobs.grad[1:].max(), "the penalty must pull π back to the reference"
+
+# %% [markdown]
+# Answer: the first, which π has made more likely than ρ: its ln π falls. The other two rise. This is what β > 0 adds:
+# a pull back to where training started.
 
 # %% The loop: answer, check, compare, update
 unseen = chains("train", 512, TERMS, lesson.seed + 1)
