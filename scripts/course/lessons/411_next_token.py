@@ -17,6 +17,7 @@ import numpy as np
 import minigrad.functional as F
 from gpt.corpora.python_corpus import help_text
 from gpt.model.generation import Sampling
+from gpt.training.evaluation import perplexity
 from minigrad import nn, optim
 from scripts.course import widget_data
 from scripts.course.pictures import Lesson, bars, generation_loop
@@ -68,6 +69,7 @@ loss_of_nothing = math.log(V)  # all V equally likely: -ln(1 / V)
 loss_of_counting = -np.log(table[inputs, targets]).mean()
 print(f"loss: knowing nothing {loss_of_nothing:.3f}, counting {loss_of_counting:.3f}")
 print(f"perplexity: {V} and {math.exp(loss_of_counting):.1f}")
+assert np.isclose(perplexity(loss_of_nothing), V), "perplexity: a model that knows nothing chooses among V letters"
 
 # %% [markdown]
 # Answer: u, nearly always. One letter of context makes the choice about six times as small.

@@ -20,12 +20,15 @@ from finetune import LoRAConfig, apply_lora, merge_lora
 from finetune.adapters.lora import LoRALinear, adapter_parameters
 from finetune.adapters.qlora import apply_qlora
 from finetune.quantization import QuantizationConfig, memory, output_error, quantize, search_scales
+from finetune.quantization.awq import scale_block
+from finetune.quantization.calibration import Reader
 from finetune.quantization.gptq import gptq
 from finetune.quantization.nf4 import nf4, nf4_levels
 from finetune.quantization.rounding import absmax, int8_product, outlier_columns, relative_error, zero_point
 from gpt import GPTConfig, accounting
 from gpt.corpora.python_corpus import python_code
-from minigrad import no_grad, use_kernels
+from gpt.weights.gguf_file import BLOCKS, GGUFTensor, dequantize
+from minigrad import Tensor, no_grad, use_kernels
 from scripts.course.lessons.small_gpt import english, new_gpt, train, train_once, validation_loss
 from scripts.course.pictures import Lesson
 
@@ -342,6 +345,35 @@ print(f"inputs in 8 bits as well: error of the product {naive:.2%}")
 print(f"with column {outlier_columns(inputs)[0]} in floating point: {split:.2%}")
 assert split < naive / 2
 
+# %% In a file: blocks of 32
+# The files of llama.cpp (GGUF) store a row of weights in blocks of 32, each with a scale of its own. A block of the
+# kind Q4_1 has a scale and a minimum, in float16, and for each number a code from 0 to 15:
+#
+#     w ≈ scale · code + minimum
+#
+# Predict: how many bits does a number take, with its share of scale and minimum? And in Q8_0, which has codes of 8 bits
+# and no minimum?
+
+# %%
+numbers = row[0, :32]
+least, step = np.float16(numbers.min()), np.float16((numbers.max() - numbers.min()) / 15)
+codes = np.clip(np.round((numbers - np.float32(least)) / np.float32(step)), 0, 15).astype(np.uint8)
+block = np.zeros((1, 1), BLOCKS["Q4_1"])
+block["scale"], block["minimum"] = step, least
+block["codes"] = codes[:16] | codes[16:] << 4  # a byte holds two codes
+back = dequantize(GGUFTensor("block", (1, 32), "Q4_1", block.view(np.uint8)))[0]
+print(f"32 numbers from {numbers.min():.3f} to {numbers.max():.3f}: 16 levels, {step:.4f} apart")
+print(f"  {numbers[0]:.4f} -> code {codes[0]} -> {step:.4f} x {codes[0]} + {least:.4f} = {back[0]:.4f}")
+for kind, layout in BLOCKS.items():
+    print(f"  {kind}: {layout.itemsize} bytes for 32 numbers, {layout.itemsize * 8 / 32} bits each")
+assert np.array_equal(back, np.float32(step) * codes + np.float32(least)), "a number is not scale · code + minimum"
+assert np.abs(back - numbers).max() < 0.51 * float(step), "an error is larger than half a step"
+assert [BLOCKS[kind].itemsize for kind in ("Q4_1", "Q8_0")] == [2 + 2 + 16, 2 + 32]
+
+# %% [markdown]
+# Answer: 5 bits, and 8.5. The scale costs half a bit per number, and so does the minimum. With a scale for only 32
+# numbers, an outlier spoils 31 others. Lesson 451 reads such a file.
+
 # %% NF4: levels where the weights are
 # Trained weights are distributed like a bell curve: many are small, few are large. Four bits have 16 levels. If these
 # are equally far apart, the outer ones are hardly used. NF4 (4-bit NormalFloat) puts them at *quantiles* of the normal
@@ -460,10 +492,29 @@ for name, alpha in {"absmax": 0.0, "AWQ": best}.items():
     print(f"{name:7} s = {s}: {weight[0]} -> {rounded[0]}, error of the output {error:.2%}")
 assert error < tried[0.0][0] / 10
 scales, _ = search_scales(weight, x.T @ x, magnitude, partial(absmax, bits=4))  # the library's search
-assert np.allclose(scales, s)
+assert np.allclose(scales, s), "the library's search finds other scales than the one by hand"
 
 # %% [markdown]
 # Answer: the second one. AWQ pays with a small error of the first, whose input is small.
+#
+# In a model, dividing the input costs nothing: what produces it, mostly a norm, is divided by s instead.
+#
+# Predict: the layers of a block are scaled, and not yet rounded. By how much does the output of the block change?
+
+# %%
+calibration = train_ids[: 64 * 32].reshape(64, 32)
+plain_block, scaled_block = base.blocks[0], copy.deepcopy(base.blocks[0])
+moments = Reader(base, calibration).inputs_of(scaled_block, base.names.inputs)  # of the inputs of each layer
+alphas = scale_block(scaled_block, base.names.inputs, moments, partial(absmax, bits=4))
+stream = Tensor(rng.standard_normal((1, 32, 64)).astype(np.float32))
+apart = np.abs(scaled_block(stream).data - plain_block(stream).data).max()
+shown = ", ".join(f"{name} {alpha:.2f}" for name, alpha in alphas.items())
+print(f"α of {shown}; the block's output changes by {apart:.0e}")
+assert max(alphas.values()) > 0, "AWQ has scaled no layer of the block"
+assert apart < 1e-4, "W is multiplied by s, but the input is not divided by s: the block computes something else"
+
+# %% [markdown]
+# Answer: by rounding in float32 only.
 #
 # ## A whole model in fewer bits
 #
@@ -471,7 +522,6 @@ assert np.allclose(scales, s)
 # cent: lesson 445.)
 
 # %%
-calibration = train_ids[: 64 * 32].reshape(64, 32)
 plain = validation_loss(base, val_ids)
 print(f"{'':14}{'MB':>7}{'loss':>9}{'worst layer output error':>28}")
 print(f"{'float32':14}{memory(base) / 1e6:7.2f}{plain:9.4f}")

@@ -22,7 +22,7 @@ from gpt.model.language_model import init_weights
 from gpt.model.llama import LlamaMLP, rotations
 from gpt.training.loading import load_model
 from gpt.weights import hub
-from gpt.weights.gguf_file import BLOCKS, GGUFError, GGUFFile, GGUFTensor, dequantize, unpack
+from gpt.weights.gguf_file import GGUFError, GGUFFile, dequantize, unpack
 from minigrad import Tensor, manual_seed, nn, use_kernels
 from scripts.course.lessons.small_gpt import english, train, validation_loss
 from scripts.course.pictures import Lesson
@@ -33,9 +33,15 @@ REAL = LlamaConfig()  # SmolLM2's shape
 C, H, K, D, I = REAL.n_embd, REAL.n_head, REAL.n_kv_head, REAL.head_size, REAL.n_inner
 
 # %% 1. RMSNorm instead of LayerNorm: why subtract the mean?
-# LayerNorm(x) = RMSNorm(x - mean(x)). RMSNorm keeps the scaling and leaves out the mean. It has no bias either. Nothing
-# is lost: subtracting the mean is linear, so the layers that write x can do it. If the columns of their matrix have
-# mean 0, so has all that they write, and the two norms are equal.
+# LayerNorm subtracts the mean of a token's C numbers and divides by their standard deviation. RMSNorm only divides:
+#
+#     RMSNorm(x) = x / sqrt(mean(x²) + eps) · weight
+#
+# It has no bias either.
+#
+# Predict: is there anything that a model with LayerNorm can compute, and one with RMSNorm cannot?
+
+# %%
 x = rng.standard_normal((4, C)) + 0.5
 by_hand = x / np.sqrt((x**2).mean(axis=1, keepdims=True) + 1e-5)
 assert np.allclose(F.rms_norm(Tensor(x), C, eps=1e-5).data, by_hand)
@@ -48,15 +54,21 @@ assert np.allclose(F.layer_norm(Tensor(written @ writer.T), C).data, by_rms_norm
 norms = nn.RMSNorm(C).num_parameters(), nn.LayerNorm(C).num_parameters()
 print(f"parameters per norm: RMSNorm {norms[0]}, LayerNorm {norms[1]}")
 
+# %% [markdown]
+# Answer: no. LayerNorm(x) = RMSNorm(x - mean(x)), without the bias. Subtracting the mean is linear, so the layers that
+# write x can do it: if the columns of their matrix have mean 0, so has all that they write, and the two norms are
+# equal.
+
 # %% 2. Rotary positions: rotate queries and keys, add nothing
-# A query rotated by m a and a key rotated by n a differ by the angle (m - n) a, so their product depends on their
-# distance only. Lengths do not change, and there is nothing to learn. GPT-2 learns a table, which ends at 1024.
+# GPT-2 learns a vector for each position and adds it to the embedding; its table ends at 1024. Llama adds nothing. It
+# takes the numbers of a query or a key in pairs, as points in the plane, and turns each around the origin: at position
+# t by the angle t a.
 #
-# Each pair of numbers turns at its own speed. In the picture, pair 0 comes around in six tokens and tells neighbors
-# apart; pair 4 needs 26, and pair 31 has hardly turned after a thousand. With one speed only, a distance of 44 tokens,
-# seven full turns, would look like none.
+# Predict: a query at position m and a key at position n are turned in this way. On what does their product depend? And
+# what would go wrong if all pairs turned at the same speed, one radian a token?
 
 
+# %%
 def turned(vector: np.ndarray, position: int) -> np.ndarray:
     """A query or key (D), rotated by its position. A number of its first half and one of its second are a pair."""
     x1, x2 = vector[: D // 2], vector[D // 2 :]
@@ -88,10 +100,21 @@ with lesson.picture("rotation", "A query, turned by its position", columns=2, si
         axes.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal", xlabel=f"number {pair}")
         axes.set(ylabel=f"number {pair + D // 2}", title=f"pair {pair}: {np.degrees(speed):.1f} degrees a token")
 
+# %% [markdown]
+# Answer: on their distance only, because a query turned by m a and a key turned by n a differ by the angle (m - n) a.
+# Lengths do not change, and there is nothing to learn. With one speed, a distance of 44 tokens, seven full turns, would
+# look like none. So each pair has a speed of its own. In the picture, pair 0 comes around in six tokens and tells
+# neighbors apart; pair 4 needs 26, and pair 31 has hardly turned after a thousand.
+
 # %% 3. SwiGLU instead of GELU: a gate in the feed-forward network
-# down(silu(gate(x)) * up(x)): one layer computes values, and the gate multiplies each by silu(z) = z sigmoid(z). This
-# weakens a value (z from 0 to 1.3), amplifies it (above), or weakens and flips it (below 0). The price is nothing:
-# three matrices of width 8/3 C have as many weights as two of width 4 C.
+# GPT-2's feed-forward network is down(gelu(up(x))), with two matrices of C x 4C. Llama's has a third one, the gate:
+#
+#     down(silu(gate(x)) * up(x))        silu(z) = z sigmoid(z)
+#
+# Predict: what does the gate do to a value of up(x) where z is 0, 3, or -1? And how wide are three matrices that have
+# as many weights as the two of GPT-2?
+
+# %%
 gate, up = rng.standard_normal((2, 3, I))
 assert np.allclose(F.swiglu(Tensor(gate), Tensor(up)).data, gate / (1 + np.exp(-gate)) * up)
 mlp, x = LlamaMLP(REAL), Tensor(rng.standard_normal((1, C)).astype(np.float32))
@@ -100,6 +123,12 @@ assert np.allclose(mlp(x).data, 2 * once, atol=1e-5) and once.any()  # the gate 
 ours, gpt2s = accounting.block_weights(REAL)["MLP"], accounting.block_weights(GPTConfig(n_embd=C, n_head=H))["MLP"]
 assert ours == gpt2s == sum(p.data.size for p in LlamaMLP(REAL).parameters())
 print(f"weights: three of {C} x {I}: {ours:,}; two of {C} x {4 * C}: {gpt2s:,}")
+print("silu at 0, 3 and -1:", F.silu(Tensor([0.0, 3.0, -1.0])).data)
+
+# %% [markdown]
+# Answer: it drops the value, multiplies it by 2.9, or weakens and flips it, by -0.27. So the gate decides, for each
+# token, how much of a value passes. Three matrices of width 8/3 C have as many weights as two of width 4 C, so the
+# price is nothing.
 
 # %% 4. Grouped-query attention: nine query heads, three heads of keys and values
 # Predict: three query heads share one head of keys and values. Which of these shrink: the scores, the KV cache, the
@@ -226,22 +255,8 @@ assert model.num_parameters() == SMALL.num_parameters()
 # each.** Grouped queries halve the cache, and raise the loss by 0.05 on average, about as much as another seed does:
 # two heads of keys and values are few. In large models the cost is small (Ainslie et al. 2023).
 
-# %% Weights in 4 bits: a block of a GGUF file, by hand
-numbers = rng.normal(0, 0.1, 32).astype(np.float32)
-least, step = np.float16(numbers.min()), np.float16((numbers.max() - numbers.min()) / 15)
-codes = np.clip(np.round((numbers - np.float32(least)) / np.float32(step)), 0, 15).astype(np.uint8)
-block = np.zeros((1, 1), BLOCKS["Q4_1"])
-block["scale"], block["minimum"], block["codes"] = step, least, codes[:16] | codes[16:] << 4  # two codes in a byte
-back = dequantize(GGUFTensor("block", (1, 32), "Q4_1", block.view(np.uint8)))[0]
-assert np.array_equal(back, np.float32(step) * codes + np.float32(least))
-assert np.abs(back - numbers).max() < 0.51 * float(step)
-print(f"32 numbers from {numbers.min():.3f} to {numbers.max():.3f}: 16 levels, {step:.4f} apart")
-print(f"  {numbers[0]:.4f} -> code {codes[0]} -> {step:.4f} x {codes[0]} + {least:.4f} = {back[0]:.4f}")
-for kind, layout in BLOCKS.items():
-    print(f"  {kind}: {layout.itemsize} bytes for 32 numbers, {layout.itemsize * 8 / 32} bits each")
-assert [BLOCKS[kind].itemsize for kind in ("Q4_1", "Q8_0")] == [2 + 2 + 16, 2 + 32]
-
 # %% The real one: SmolLM2
+# Its weights are in a GGUF file, in blocks of 32 (lesson 444).
 try:
     file = GGUFFile(hub.find("smollm2"))
 except (FileNotFoundError, GGUFError) as error:  # without the package, or without the library that reads its file

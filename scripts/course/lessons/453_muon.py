@@ -103,6 +103,31 @@ n, T = 128, 12 * 128
 print(f"5 n / T: {5 * n / T:.0%} for the short demo ({n} wide, {T} tokens a step)")
 print(f"         {5 * 768 / 500_000:.1%} for GPT-2 and its half a million tokens")
 
+# %% [markdown]
+# The momentum m is a mean: a new gradient has a share of 1 - β in it, 5 %. Nesterov's step goes along u, m a step
+# ahead, as if the same gradient came once more:
+#
+#     m <- β m + (1 - β) grad        u = β m + (1 - β) grad
+#
+# Predict: a weight has the gradient 1, and then -0.6. Does the second step still go the way of the first?
+
+# %%
+weight = Tensor(np.zeros((1, 1)), requires_grad=True)
+optimizer, beta, m = Muon([weight], lr=1e-2, weight_decay=0.0), 0.95, 0.0
+for gradient in (1.0, -0.6):
+    weight.grad = np.full((1, 1), gradient)
+    before = weight.data.copy()
+    optimizer.step()
+    m = beta * m + (1 - beta) * gradient
+    u = beta * m + (1 - beta) * gradient
+    step = (weight.data - before).item()
+    print(f"gradient {gradient:+.1f}: m {m:.4f}, u {u:+.4f}, step {step:+.5f}")
+    assert np.sign(step) == -np.sign(u), "Muon does not step against u: a new gradient has another share than 1 - β"
+assert m > 0 > u
+
+# %% [markdown]
+# Answer: no. The mean m is still positive, but with the gradient once more it would not be, so u is negative.
+
 # %% Matrices in the blocks for Muon, everything else for AdamW
 # A row of the embedding is a token, which also stands for its probability in the output, because the head is the same
 # matrix. Rare tokens have small gradients.

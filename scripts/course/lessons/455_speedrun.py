@@ -193,7 +193,12 @@ for stream in (RandomBatches, EpochBatches):
     drawn = stream(np.arange(10_000), 10, 50, lesson.seed)
     seen[stream] = len(np.unique([next(drawn)[0] for _ in range(20)])) / 10_000
     print(f"{stream.__name__:13} read {seen[stream]:.0%} of the text")
-assert abs(seen[RandomBatches] - (1 - 1 / np.e)) < 0.05 and seen[EpochBatches] > 0.98
+assert abs(seen[RandomBatches] - (1 - 1 / np.e)) < 0.05, "independent draws must leave out 1/e of the text"
+assert seen[EpochBatches] > 0.98, "an epoch must read the whole text"
+drawn = EpochBatches(np.arange(10_000), drawn.per_epoch, 50, lesson.seed)  # a batch is an epoch
+first, second = (next(drawn)[0][:, 0] // 50 for _ in range(2))  # which part of the text each window begins in
+print(f"first parts of two epochs: {first[:6]} and {second[:6]}")
+assert np.mean(first == second) < 0.1, "the second epoch has the order of the first: each must have its own"
 ends["AdamW"] = small_losses(165, optimizer="adamw", learning_rate=3e-3)
 ends["Muon"] = ends["falls to a tenth"]
 ends["Muon, momentum 0.85"] = small_losses(momentum=0.85)
