@@ -20,9 +20,9 @@ from finetune.objectives.distillation import distillation_from, distillation_los
 from finetune.objectives.logprobs import entropy
 from gpt.accounting import token_flops
 from gpt.training.training_step import language_model_loss
-from minigrad import Tensor, use_kernels
+from minigrad import Tensor, nn, use_kernels
 from scripts.course.lessons.small_gpt import english, new_gpt, train, validation_loss
-from scripts.course.pictures import Lesson
+from scripts.course.pictures import BLUE, LINES, Lesson
 
 lesson = Lesson("447_distillation", __doc__)
 
@@ -42,7 +42,8 @@ distillation_loss(student, Tensor(told)).backward()
 by_text = 0.25 - np.eye(4)  # row v: the gradient if word v came next; the student gives 1/4 to each
 noise, size = p @ ((by_text - student.grad) ** 2).sum(axis=1), (student.grad**2).sum()
 print(f"teacher {p}, its gradient {student.grad}, squared {size:.2f}\na text's: variance {noise:.2f}\n{by_text}")
-assert np.allclose(p @ by_text, student.grad) and noise > size
+assert np.allclose(p @ by_text, student.grad), "the teacher's gradient must be the mean of those of its texts"
+assert noise > size, "a text's gradient must be noisy: its variance larger than the square of the mean"
 
 # %% [markdown]
 # Answer: q - p, the teacher's gradient. A text is a sample of it, and a noisy one: its variance is larger than the
@@ -52,7 +53,16 @@ assert np.allclose(p @ by_text, student.grad) and noise > size
 #
 # In p, "of" hardly counts, so a student may give it 1/100 or 1/10,000. Dividing all logits by a temperature τ makes
 # both distributions flat, and small probabilities count. The loss is multiplied by τ².
-#
+
+# %%
+with lesson.picture("temperature", 'What the teacher says after "The cat sat on the"', size=(6, 3.2)) as axes:
+    for i, tau in enumerate((1, 2, 10)):
+        soft = Tensor(told / tau).softmax(-1).data
+        axes.bar(np.arange(4) + 0.27 * (i - 1), soft, 0.25, color=BLUE, alpha=(0.8, 0.5, 0.25)[i], label=f"τ = {tau}")
+    axes.set(ylabel="probability")
+    axes.set_xticks(range(4), ["mat", "sofa", "roof", "of"])
+
+# %% [markdown]
 # Predict: how large is the gradient for τ = 100, compared to τ = 10, with the factor τ² and without?
 
 # %%
@@ -60,11 +70,38 @@ for tau in (1, 10, 100):
     student.grad = None
     distillation_loss(student, Tensor(told), tau).backward()
     print(f"τ = {tau:3}: gradient {student.grad}, without the factor {student.grad / tau**2}")
-    assert tau == 1 or np.allclose(student.grad, (told.mean() - told) / 4, atol=2 / tau)
+    if tau > 1:
+        close = np.allclose(student.grad, (told.mean() - told) / 4, atol=2 / tau)
+        assert close, "for a large τ the gradient must be (s - t) / V: is the loss multiplied by τ²?"
 
 # %% [markdown]
 # Answer: with the factor about equal, without it a hundredth. For a large τ the student learns the teacher's logits:
 # the gradient is (s - t) / V, for logits of mean 0, and largest for "of".
+#
+# ## In a training step
+#
+# A text has a prediction at each place. `distillation_from(teacher, temperature)` is a loss function for the training
+# loop: it lets the teacher read the batch as well, and adds up the loss of all places that have a target. Teacher and
+# student here are tables of logits, a row for each of the four words: language models that see one word (lesson 411).
+#
+# Predict: the batch is "mat sofa roof", and the target of "roof" is -100, which does not count. How many probabilities
+# does the student get from the teacher, and how many tokens from the text?
+
+# %%
+teacher, pupil = nn.Embedding(4, 4), nn.Embedding(4, 4)
+ids, targets = np.array([[0, 1, 2]]), np.array([[1, 2, -100]])
+total, count, _ = distillation_from(teacher, temperature=2.0)(pupil, (ids, targets))
+by_hand = 0.0
+for word in (0, 1):
+    p, q = (np.exp(table.weight.data[word] / 2) for table in (teacher, pupil))
+    p, q = p / p.sum(), q / q.sum()
+    by_hand += 2**2 * np.sum(p * np.log(p / q))
+print(f"{count} places: distillation_from at τ = 2 {total.item():.4f}, by hand {by_hand:.4f}")
+assert count == 2, "a place without a target must not count"
+assert np.isclose(total.item(), by_hand, atol=1e-5), "distillation_from at τ = 2 must add up 2² KL(p || q)"
+
+# %% [markdown]
+# Answer: eight, four at each of two places; and two tokens.
 #
 # ## Two directions
 #
@@ -81,15 +118,30 @@ bumps = np.log(0.6 * np.exp(-((x - 2) ** 2)) + 0.4 * np.exp(-((x + 2) ** 2)))  #
 centers, widths = np.ogrid[-3:3:61j, 0.5:6:56j]
 each = -(((x - centers[..., None]) / widths[..., None]) ** 2).reshape(-1, 121)  # the logits of 61 x 56 students
 losses = [distillation_loss(Tensor(each), Tensor(0 * each + bumps), reverse=reverse).data for reverse in (False, True)]
-p, forward, reverse = Tensor(np.stack([bumps, *(each[loss.argmin()] for loss in losses)])).softmax(-1).data
+best = [loss.argmin() for loss in losses]
+p, forward, reverse = Tensor(np.stack([bumps, *each[best]])).softmax(-1).data
 for name, q in (("teacher", p), ("forward", forward), ("reverse", reverse)):
     print(f"{name}: mean {q @ x:.2f}, mean square {q @ x**2:.2f}, left bump {q[:50].sum():.2f}, x = 0 {q[60]:.4f}")
-assert np.allclose([forward @ x, forward @ x**2], [p @ x, p @ x**2], atol=0.1) and forward[60] > 5 * p[60]
-assert abs(reverse @ x - 2) < 0.1 and reverse[:50].sum() < 0.001 < 0.3 < p[:50].sum()
+assert abs(forward @ x - p @ x) < 0.1, "forward KL must find the teacher's mean"
+assert abs(forward @ x**2 - p @ x**2) < 0.1, "forward KL must find the teacher's mean square"
+assert forward[60] > 5 * p[60], "forward KL must cover the gap between the bumps as well"
+assert abs(reverse @ x - 2) < 0.1, "reverse KL must choose the larger bump"
+assert reverse[:50].sum() < 0.001 < 0.3 < p[:50].sum(), "reverse KL must leave out the smaller bump"
+
+# %%
+with lesson.picture("bumps", "One bump for two: forward KL covers both, reverse KL takes one", size=(6.5, 3.4)) as axes:
+    axes.fill_between(x, p, color=BLUE, alpha=0.25, label="teacher")
+    for name, q, line in (("forward KL", forward, "-"), ("reverse KL", reverse, "--")):
+        axes.plot(x, q, line, label=name)
+    axes.set(xlabel="x", ylabel="probability")
+places = [[float(grid.ravel()[i]) for grid in np.broadcast_arrays(centers, widths)] for i in best]
+least = dict(zip(("forward", "reverse"), places))
+lesson.widget("kl", {"x": x.tolist(), "teacher": p.tolist(), "least": least})
 
 # %% [markdown]
 # Answer: forward covers both bumps, with the mean and the mean square of the teacher. For that, it finds the gap in the
 # middle more than five times as probable as the teacher does. Reverse takes the larger bump and forgets the other one.
+# Move the student: forward KL grows fast where it leaves a bump uncovered, reverse KL where it stands in the gap.
 #
 # ## The same with words
 #
@@ -110,10 +162,12 @@ means = np.stack([np.log(np.exp(told).mean(axis=0)), told.mean(axis=0)])
 for reverse, logits in zip((False, True), means):
     student = Tensor(logits, requires_grad=True)
     distillation_loss(student + np.zeros_like(told), Tensor(told), reverse=reverse).sum().backward()
-    assert np.abs(student.grad).max() < 1e-9  # no other student has a smaller loss
+    kind = "geometric" if reverse else "arithmetic"
+    assert np.abs(student.grad).max() < 1e-9, f"the {kind} mean must have the least loss: a gradient of 0"
 (p, q), entropies = Tensor(means).softmax(-1).data, entropy(Tensor(means)).data
 print(f"after {tokenizer.decode([common])!r}: entropies {entropies}; left out in reverse {p[q < p / 10].sum():.0%}")
-assert entropies[1] < entropies[0] - 0.5 and p[q < p / 10].sum() > 0.25
+assert entropies[1] < entropies[0] - 0.5, "the reverse student must be the more certain one"
+assert p[q < p / 10].sum() > 0.25, "the reverse student must leave out much of what the forward one keeps"
 
 # %% [markdown]
 # Answer: forward's. Its student keeps all that the teacher expects in some context, and reverse what is possible in all
@@ -179,7 +233,7 @@ def tuned(found, row, ways):
         place = means.argmin()
         print(f"  {way:13} {means}")
         if len(means) == 5:
-            assert 0 < place < 4  # the best rate is not at the edge
+            assert 0 < place < 4, "the best rate is at the edge: there may be a better one outside"
         best.append((means[place], losses[:, place], place))
     _, losses, place = min(best, key=lambda each: each[0])
     return losses, place
@@ -197,19 +251,28 @@ for name, found in (("ten seeds", runs), ("today", [today])):
         gain = text[:, 0] - told[:, 0]  # (seeds)
         print(f"  the teacher's students are better by {gain.mean():.3f} ({gain.min():.3f} to {gain.max():.3f})")
         if "half" in row and ", 4000" not in row:
-            assert abs(gain.mean()) < 0.01
+            assert abs(gain.mean()) < 0.01, "with much text, half a teacher must learn as much from the text"
         else:
-            assert gain.min() > 0
+            assert gain.min() > 0, "the teacher's student must be the better one with every seed"
         if ", 4000" in row:  # the student of the text at the teacher's rate
             others, own = np.mean([run[row]["text"][place_told] for run in found], axis=0)
             print(f"  by text at the teacher's rate: {others:.2f}, and on its own 4,000 tokens {own:.2f}")
-            assert own < told[:, 1].min() - 0.05
-            assert others > told[:, 0].max() + 0.1
+            assert own < told[:, 1].min() - 0.05, "the text's student must know its own tokens better"
+            assert others > told[:, 0].max() + 0.1, "and other tokens worse: it has learned its own by heart"
+
+# %%
+with lesson.picture("rates", "4,000 tokens: loss on other text, mean of ten seeds", 2, size=(8, 3.4)) as panels:
+    for axes, name in zip(panels, RATES):
+        row = f"{name}, 4000 tokens"
+        for way, line in zip(("text", "stopped early", "teacher", "τ = 2"), LINES):
+            axes.semilogx(RATES[name], np.mean([run[row][way] for run in runs], axis=0)[:, 0], line, label=way)
+        axes.set(xlabel="learning rate", ylabel="loss", title=f'the student "{name}"')
 
 # %% [markdown]
 # Answer: with 4,000 tokens the teacher, for both students and with every seed. A student of the text must learn in
 # small steps. At the teacher's rate it is better on its own 4,000 tokens and worse on others: it knows them by heart,
-# whereas the teacher's probabilities also say what else could stand there. With texts drawn from all tokens, at equal
+# whereas the teacher's probabilities also say what else could stand there. In the picture, the text's curves have their
+# lowest point at a small rate and rise steeply. With texts drawn from all tokens, at equal
 # work, the half of a teacher learns as much from the text as from the teacher. The student with one bit per weight
 # learns more from the teacher, with every seed, but the difference is small (0.02). So a teacher is worth its work
 # where text is rare, or where the student has few bits. Two caveats: this teacher has read the whole text, and these

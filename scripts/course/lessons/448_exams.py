@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from finetune.evaluation.exam_questions import exam_questions, kinds
-from finetune.evaluation.multiple_choice import Question, accuracy, exam_scores
+from finetune.evaluation.multiple_choice import Question, accuracy, exam_prompts, exam_scores
 from gpt import Tokenizer
 from gpt.training.loading import load_model
-from minigrad import no_grad, use_kernels
+from minigrad import Tensor, no_grad, use_kernels
 from scripts.course.lessons.small_gpt import new_gpt, train
-from scripts.course.pictures import Lesson
+from scripts.course.pictures import BLUE, Lesson
 
 lesson = Lesson("448_exams", __doc__)
 
@@ -79,16 +79,26 @@ for choice in question.choices:
 # %%
 # The library computes the same for the whole exam, with many texts in a batch.
 scores = exam_scores(honest, tokenizer, exam)
-assert np.allclose(scores[number], by_hand, atol=1e-4)
+assert np.allclose(scores[number], by_hand, atol=1e-4), "a score must add up ln p of each token, from the row before it"
 per_character = [score / length for score, length in zip(scores, lengths)]
 characters = []
 for normalized, found in ((False, scores), (True, per_character)):
     chosen = [np.argmax(score) for score in found]
     right = [place == question.answer for place, question in zip(chosen, exam)]
-    assert np.allclose(accuracy(exam, scores, normalized), [np.mean(right), np.std(right, ddof=1) / np.sqrt(len(exam))])
+    share, error = accuracy(exam, scores, normalized)
+    assert np.isclose(share, np.mean(right)), "the share of right answers is another one by hand"
+    assert np.isclose(error, np.std(right, ddof=1) / np.sqrt(len(exam))), "the standard error must be std / sqrt(N)"
     characters.append(np.mean([length[i] for i, length in zip(chosen, lengths)]))
 print("mean length of the choices that are taken, in characters:", np.array(characters))
-assert characters[0] < characters[1]
+assert characters[0] < characters[1], "acc must prefer shorter choices than acc_norm"
+
+# %%
+# By hand once more: "ice" has the sum -3, "a fire" -4. Per character, these are -1 and -0.67.
+hot = [Question("What is hot?", ["ice", "a fire"], answer=1)]
+acc, acc_norm = (accuracy(hot, [np.array([-3.0, -4.0])], normalized)[0] for normalized in (False, True))
+print(f"What is hot? acc {acc:.0f}, acc_norm {acc_norm:.0f}")
+assert acc == 0, "acc must take ice, whose sum is larger"
+assert acc_norm == 1, "acc_norm must take the fire: it divides a sum by the choice's number of characters"
 
 # %% [markdown]
 # Answer: short ones, and dividing by the length favors long ones. Neither is the right way. They are two exams with the
@@ -104,22 +114,58 @@ assert characters[0] < characters[1]
 cheat = learned(exam + others[:22])
 grades = []
 for name, model in (("learned other questions", honest), ("learned the exam", cheat)):
-    grades.append([accuracy(questions, exam_scores(model, tokenizer, questions))[0] for questions in (exam, fresh)])
-    print(f"{name:24} the exam {grades[-1][0]:4.0%}, fresh questions {grades[-1][1]:4.0%}")
-(honest_exam, honest_fresh), (cheat_exam, cheat_fresh) = grades
-assert cheat_exam > max(honest_exam, cheat_fresh) + 0.15
-assert abs(cheat_fresh - honest_fresh) < 0.18 and max(cheat_fresh, honest_fresh) < 0.42
+    grades.append([accuracy(questions, exam_scores(model, tokenizer, questions)) for questions in (exam, fresh)])
+    (on_exam, _), (on_fresh, _) = grades[-1]
+    print(f"{name:24} the exam {on_exam:4.0%}, fresh questions {on_fresh:4.0%}")
+with lesson.picture("contamination", "Right answers, and their standard error", size=(6, 3.4)) as axes:
+    for i, (name, graded) in enumerate(zip(("learned other questions", "learned the exam"), grades)):
+        shares, errors = np.array(graded).T
+        axes.bar(np.arange(2) + 0.3 * i, shares, 0.28, yerr=errors, capsize=3, alpha=0.65, label=name)
+    axes.axhline(0.25, color="0.5", linestyle=":", label="guessing")
+    axes.set_xticks([0.15, 1.15], ["the exam", "fresh questions"])
+    axes.set(ylabel="acc", ylim=(0, 1))
+((honest_exam, _), (honest_fresh, _)), ((cheat_exam, _), (cheat_fresh, _)) = grades
+assert cheat_exam > honest_exam + 0.15, "who has learned the exam must be better in it"
+assert cheat_exam > cheat_fresh + 0.15, "and better than on fresh questions"
+assert abs(cheat_fresh - honest_fresh) < 0.18, "on fresh questions both must be about equal"
+assert max(cheat_fresh, honest_fresh) < 0.42, "and near guessing"
 
 # %% [markdown]
 # Answer: far better, and not better. **Contamination** raises the number without the ability: on fresh questions both
 # are near guessing, which has 25 %. Nothing in the number shows this. Fresh questions do, because nobody can have
 # learned them; here a program makes them.
 
+# %% One question in two forms
+# In *cloze* form a model sees the question, and the text of each choice is scored. In the *letters* form of MMLU it
+# sees the choices as A, B, C, D, and the letters are scored. *Few-shot* prompts have some solved questions before it.
+#
+# Predict: the small model that has learned the exam does well in it, in cloze form. How well does it do with letters?
+
+# %%
+with lesson.picture("forms", "One question in two forms: which choice is the likeliest?", 2, size=(8, 3.2)) as panels:
+    for axes, letters in zip(panels, (False, True)):
+        ((context, choices),) = exam_prompts([question], 0, letters)
+        (score,) = exam_scores(cheat, tokenizer, [question], letters=letters)
+        axes.barh(choices, Tensor(score).softmax(-1).data, color=BLUE, alpha=0.65)
+        axes.invert_yaxis()
+        axes.set_title(context, loc="left", family="monospace", fontsize=9)
+        axes.set(xlim=(0, 1), xlabel="share of the four choices")
+by_letter = exam_scores(cheat, tokenizer, exam, letters=True)
+lettered, _ = accuracy(exam, by_letter)
+print(f"the small model that learned the exam, in cloze form: {cheat_exam:.0%}; with letters: {lettered:.0%}")
+assert cheat_exam > lettered + 0.1, "what it knows in one form, it must not know in another"
+for item, (context, _) in zip(exam, exam_prompts(exam, shots=5, letters=False)):
+    solution = f"{item.question}\nAnswer: {item.choices[item.answer]}"
+    assert solution not in context, "the examples before a question must not have its own solution"
+
+# %% [markdown]
+# Answer: about as many as by guessing. It knows the answers, but only in the form in which it has learned them. (And
+# the solved questions of a few-shot prompt are others: with its own solution in sight, anyone passes an exam.)
+
 # %% One model, several numbers
-# SmolLM2 takes five exams of 40 questions, none twice, each in six ways. In *cloze* form it sees the question, and the
-# text of each choice is scored. In the *letters* form of MMLU it sees the choices as A, B, C, D, and the letters are
-# scored; once also with the letters from D to A, so that place and letter can be told apart. Five shots are five solved
-# questions before each. The control gets the same choices without the question.
+# SmolLM2 takes five exams of 40 questions, none twice, each in six ways: in both forms, without examples and after five
+# of them; with the letters from D to A, so that place and letter can be told apart; and as a control without the
+# question, with the same choices.
 #
 # Predict: which form gives the larger number? What is left without the question?
 
@@ -185,28 +231,34 @@ for way, exams in measured.items():
     each = " ".join(f"{share:.0%}" for share in right[way].mean(axis=1))
     print(f"{way:19} acc {acc:.1%} ± {error[way]:.1%} ({each}), acc_norm {acc_norm:.1%}; chosen places {places}")
     more, its_error = difference(right[way], right_by_length)
-    assert abs(more) <= 2 * its_error
+    assert abs(more) <= 2 * its_error, "acc and acc_norm must not differ by more than twice the error"
 for more, less in (("cloze", "letters"), ("cloze, 5 shots", "cloze"), ("cloze", "cloze, no question")):
     gain, its_error = difference(right[more], right[less])
     print(f"{more} against {less}: {gain:.1%} ± {its_error:.1%}")
-    assert gain > 2 * its_error
+    assert gain > 2 * its_error, f"{more} must be better than {less} by more than twice the error"
+
+# %%
+with lesson.picture("ways", "SmolLM2: 200 questions in six ways, and each exam of 40", size=(7, 3.6)) as axes:
+    for i, (way, answers) in enumerate(right.items()):
+        axes.barh(i, answers.mean(), xerr=error[way], capsize=3, color=BLUE, alpha=0.65)
+        axes.plot(answers.mean(axis=1), [i] * 5, ".", color="C1", label="an exam of 40" if i == 0 else None)
+    axes.axvline(0.25, color="0.5", linestyle=":", label="guessing")
+    axes.set_yticks(range(len(right)), list(right))
+    axes.invert_yaxis()
+    axes.set(xlabel="acc, with its standard error", xlim=(0, 0.8))
 
 # %%
 # With letters: which place is chosen?
 place = {way: exams[:, :, 1] for way, exams in measured.items()}
-assert (place["letters"] == 0).all() and (place["letters, D to A"] == 3).all()  # A, wherever it stands
-assert np.bincount(place["letters, 5 shots"].ravel()).max() > 0.6 * N
-assert np.bincount(place["cloze"].ravel()).max() < 0.4 * N
+assert (place["letters"] == 0).all(), "with letters it must choose A"
+assert (place["letters, D to A"] == 3).all(), "and A wherever it stands"
+assert np.bincount(place["letters, 5 shots"].ravel()).max() > 0.6 * N, "after five shots it must prefer another letter"
+assert np.bincount(place["cloze"].ravel()).max() < 0.4 * N, "in cloze form it must prefer no place"
 for way in ("letters", "letters, 5 shots", "letters, D to A"):
-    assert right[way].mean() < 0.25 + 2 * error[way]
-
-with use_kernels("fast"):
-    cloze, lettered = (np.array(results(cheat, tokenizer, exam, way)) for way in ("cloze", "letters"))
-    by_library = exam_scores(cheat, tokenizer, exam, letters=True)  # which has the letters form, too
-assert [np.argmax(score) for score in by_library] == lettered[:, 1].tolist()
-shares = [np.mean(found[:, 0] == found[:, 1]) for found in (cloze, lettered)]
-print(f"the small model that learned the exam, in cloze form: {shares[0]:.0%}; with letters: {shares[1]:.0%}")
-assert shares[0] > shares[1] + 0.1
+    assert right[way].mean() < 0.25 + 2 * error[way], f"{way}: no better than guessing"
+small = np.array(results(cheat, tokenizer, exam, "letters"))[:, 1]
+by_library = [np.argmax(score) for score in by_letter]
+assert small.tolist() == by_library, "the letters form of the library must be the one written above"
 
 # %%
 # Is there something to gain without the question? A choice may be the right answer to many other questions.
@@ -227,16 +279,15 @@ def guessed(questions: list[Question]) -> float:
 by_kind = [guessed([question for question in drawn if question.question in kind]) for kind in kinds()]
 print(f"who takes the choice that is right most often elsewhere, without reading: {guessed(drawn):.0%}")
 print("by kind of question:", np.array(by_kind))
-assert guessed(drawn) < 0.27
-assert min(by_kind[-2:]) > 0.35  # how many letters a word has, and its last letter
+assert guessed(drawn) < 0.27, "without reading, no more than by guessing"
+assert min(by_kind[-2:]) > 0.35, "but more where it is asked for a number of letters, or a last letter"
 
 # %% [markdown]
 # Answer: the same model has 57 %, 43 % or 27 % of the same questions right. With letters it answers A, every time, at
 # the first place and at the last. So this is a bias for a **letter**, not for a place, and it is right where the answer
 # happens to stand there. After five shots it is another letter, C in three of four cases, and still 27 %. MMLU's form
 # asks for naming a letter before it asks for knowledge, and this model of 135 million parameters cannot do that. In
-# cloze form five shots help. The small model shows the same: it knows the exam by heart, and in a form that it has
-# never seen, its number is near guessing.
+# cloze form five shots help. In the picture, the five exams of 40 scatter by more than the standard error of all 200.
 #
 # Without the question, SmolLM2 has 32 %. This is two standard errors above 25 %, so it may know which answers are
 # likely. How much can be known? Who takes the choice that is right most often for *other* questions has 23 % in all, no
@@ -251,10 +302,15 @@ assert min(by_kind[-2:]) > 0.35  # how many letters a word has, and its last let
 # %%
 pairs = np.random.default_rng(lesson.seed).binomial(N, 0.5, (10_000, 2)) / N
 apart, limit = np.abs(pairs[:, 0] - pairs[:, 1]), 2 * np.sqrt(2 * 0.5 * 0.5 / N)
+with lesson.picture("equal", "Two equal models: the difference of their numbers", size=(6, 3)) as axes:
+    axes.hist(pairs[:, 0] - pairs[:, 1], np.arange(-0.1975, 0.2, 0.005), color=BLUE, alpha=0.65)
+    for edge in (-limit, limit):
+        axes.axvline(edge, color="C1", linestyle="--", label="twice the standard error" if edge > 0 else None)
+    axes.set(xlabel="difference in 200 questions each", ylabel="of 10,000 pairs")
 print(f"more than {limit:.0%} apart: {np.mean(apart > limit):.1%} of all pairs of equal models")
 enough = 2 * 0.5 * 0.5 * (2 / 0.02) ** 2
 print(f"questions that tell models apart, half of the time, that differ by 2 points: {enough:,.0f}")
-assert 0.03 < np.mean(apart > limit) < 0.07
+assert 0.03 < np.mean(apart > limit) < 0.07, "one pair in twenty must be more than twice the error apart"
 
 # %% [markdown]
 # Answer: up to 10 points in 19 of 20 cases. The standard error of a share p of N questions is sqrt(p (1 - p) / N), or
