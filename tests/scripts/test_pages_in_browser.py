@@ -33,6 +33,7 @@ def example(model_and_tokenizer, tmp_path_factory):
         "bpe": widget_data.bpe(tokenizer, "the cat sat"),
         "attention": {"sentences": [widget_data.sentence_of(model, tokenizer, "the cat sat", 0, h) for h in (0, 1)]},
         "gpt": widget_data.gpt(model, tokenizer, "a small model whose name is longer than a phone is wide", "the cat"),
+        "kl": {"x": [-1, 0, 1], "teacher": [0.4, 0.2, 0.4], "least": {"forward": [0, 2], "reverse": [1, 0.8]}},
     }
     printed = []
     for name, values in data.items():
@@ -116,6 +117,17 @@ def test_attention_by_keyboard(tab, example):
     word = data["attention"]["sentences"][0]["words"][1].replace(" ", "·")
     assert widget.locator("tr button[aria-pressed=true]").inner_text() == word
     assert tab.evaluate("document.activeElement.getAttribute('aria-pressed')") == "true"
+
+
+def test_a_bump_is_moved_by_keyboard_and_by_its_buttons(tab):
+    widget = tab.locator("[data-widget=kl]")
+    costs = widget.locator("svg text")
+    widget.locator("input[type=range]").nth(1).focus()
+    press(tab, "Home")
+    narrow = float(costs.all_text_contents()[1])  # forward KL
+    widget.get_by_role("button", name="Least forward KL").press("Enter")
+    assert widget.locator("output").all_inner_texts() == ["0.0", "2.0"]
+    assert 0 < float(costs.all_text_contents()[1]) < narrow
 
 
 def test_the_walk_through_gpt_by_keyboard(tab, example):

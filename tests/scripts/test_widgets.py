@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import minigrad.functional as F
+from finetune.objectives.logprobs import exact_kl
 from gpt import GPT, GPTConfig, Tokenizer, accounting
 from gpt.interpretability import attention_patterns, record_activations
 from gpt.model.generation import Sampling
@@ -93,6 +94,26 @@ def test_attention():
     found = evaluate("attention", "(cases) => cases.map((c) => attentionWeights(...c))", cases)
     for rows, right in zip(found, expected, strict=True):
         assert np.allclose(rows, right, atol=1e-12)
+
+
+def probabilities_of(logits):
+    return F.softmax(Tensor(logits), -1).data
+
+
+def test_kl_of_a_bump():
+    rng = np.random.default_rng(5)
+    x = np.linspace(-6, 6, 25)
+    teacher = probabilities_of(rng.standard_normal(25))
+    cases = [[float(rng.uniform(-3, 3)), float(rng.uniform(0.8, 5))] for _ in range(CASES)]
+    students = [probabilities_of(-(((x - center) / width) ** 2)) for center, width in cases]
+    function = """({x, teacher, cases}) => cases.map(([center, width]) => {
+      const student = bump(x, center, width);
+      return [divergence(teacher, student), divergence(student, teacher)];
+    })"""
+    found = evaluate("kl", function, {"x": x.tolist(), "teacher": teacher.tolist(), "cases": cases})
+    p = Tensor(np.log(teacher) + np.zeros((CASES, 1)))
+    q = Tensor(np.log(students))
+    assert np.allclose(found, np.stack([exact_kl(p, q).data, exact_kl(q, p).data], axis=1), atol=1e-9)
 
 
 def test_shapes_and_parameters_of_gpt():

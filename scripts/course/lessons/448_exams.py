@@ -142,7 +142,8 @@ assert max(cheat_fresh, honest_fresh) < 0.42, "and near guessing"
 # Predict: the small model that has learned the exam does well in it, in cloze form. How well does it do with letters?
 
 # %%
-with lesson.picture("forms", "One question in two forms: which choice is the likeliest?", 2, size=(8, 3.2)) as panels:
+title = f"One question in two forms; the right answer is {question.choices[question.answer]}"
+with lesson.picture("forms", title, 2, size=(8, 3.2)) as panels:
     for axes, letters in zip(panels, (False, True)):
         ((context, choices),) = exam_prompts([question], 0, letters)
         (score,) = exam_scores(cheat, tokenizer, [question], letters=letters)
@@ -302,10 +303,11 @@ assert min(by_kind[-2:]) > 0.35, "but more where it is asked for a number of let
 # %%
 pairs = np.random.default_rng(lesson.seed).binomial(N, 0.5, (10_000, 2)) / N
 apart, limit = np.abs(pairs[:, 0] - pairs[:, 1]), 2 * np.sqrt(2 * 0.5 * 0.5 / N)
-with lesson.picture("equal", "Two equal models: the difference of their numbers", size=(6, 3)) as axes:
+title = "Two equal models: the difference of their numbers (dashed: twice its standard error)"
+with lesson.picture("equal", title, size=(7, 3)) as axes:
     axes.hist(pairs[:, 0] - pairs[:, 1], np.arange(-0.1975, 0.2, 0.005), color=BLUE, alpha=0.65)
     for edge in (-limit, limit):
-        axes.axvline(edge, color="C1", linestyle="--", label="twice the standard error" if edge > 0 else None)
+        axes.axvline(edge, color="C1", linestyle="--")
     axes.set(xlabel="difference in 200 questions each", ylabel="of 10,000 pairs")
 print(f"more than {limit:.0%} apart: {np.mean(apart > limit):.1%} of all pairs of equal models")
 enough = 2 * 0.5 * 0.5 * (2 / 0.02) ** 2

@@ -37,7 +37,8 @@ widgets.kl = (place, data) => {
   } }, `Least ${name} KL`));
   place.append(
     element("figcaption", {}, "Filled: the teacher. Line: the student. Move it, and watch what each direction costs."),
-    element("div", { class: "controls" }, center.label, width.label, ...moves), drawing,
+    element("div", { class: "controls" }, center.label, width.label),
+    drawing, element("p", { class: "controls" }, ...moves),
   );
   update();
 };
