@@ -471,7 +471,7 @@ with lesson.picture("hacking", "Reward hacking: the optimal policy as the KL pen
 # - exercise: `python scripts/exercise.py start bradley_terry`, ppo_clip, gae
 # - line by line: `python scripts/step.py --html ppo`
 # - read: finetune/objectives/reward.py: a page; finetune/objectives/ppo.py; then scripts/ppo.py
-# - try: `python scripts/lesson.py 443 --seed 1`. Expect: other shares, and the same conclusions.
+# - try: `python scripts/lesson.py 443 --seed 2`. Expect: other shares, and the same conclusions.
 # - break: in `preferences` of honest_replies.py, write "rude" in place of "honest". Expect: reward model and PPO learn
 #   what they are shown. The assertion on the reward model still holds, and the one on honest replies fails.
 # - lesson: `python scripts/lesson.py 443b`

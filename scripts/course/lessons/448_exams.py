@@ -93,12 +93,12 @@ print("mean length of the choices that are taken, in characters:", np.array(char
 assert characters[0] < characters[1], "acc must prefer shorter choices than acc_norm"
 
 # %%
-# By hand once more: "ice" has the sum -3, "a fire" -4. Per character, these are -1 and -0.67.
-hot = [Question("What is hot?", ["ice", "a fire"], answer=1)]
+# By hand once more: "ice" has the sum -3, and "flame" -4. Per character, these are -1 and -0.8.
+hot = [Question("What is hot?", ["ice", "flame"], answer=1)]
 acc, acc_norm = (accuracy(hot, [np.array([-3.0, -4.0])], normalized)[0] for normalized in (False, True))
 print(f"What is hot? acc {acc:.0f}, acc_norm {acc_norm:.0f}")
 assert acc == 0, "acc must take ice, whose sum is larger"
-assert acc_norm == 1, "acc_norm must take the fire: it divides a sum by the choice's number of characters"
+assert acc_norm == 1, "acc_norm must take flame: it divides a sum by the choice's number of characters"
 
 # %% [markdown]
 # Answer: short ones, and dividing by the length favors long ones. Neither is the right way. They are two exams with the
