@@ -68,8 +68,7 @@ token = Tensor(x[0, 1], requires_grad=True)
 (F.layer_norm(token, (8,)) * Tensor(weights)).sum().backward()
 dx, centered = token.grad, token.data - token.data.mean()
 nudged = numeric_gradient(lambda x: (F.layer_norm(Tensor(x), (8,)).data * weights).sum(), token.data)
-print(f"dx {dx}\nby nudging each channel {nudged}")
-print(f"sum {dx.sum():.1e}, product with x - mean {dx @ centered:.1e}; dx itself is up to {np.abs(dx).max():.1e}")
+print(f"dx {dx}, sum {dx.sum():.1e}, product with x - mean {dx @ centered:.1e}")
 assert abs(dx.sum()) < 1e-9, "a number added to all channels changes nothing, so the gradient must sum to 0"
 assert abs(dx @ centered) < 1e-3 * np.abs(dx * centered).sum(), "the norm ignores the scale, its gradient must, too"
 assert np.allclose(dx, nudged, rtol=1e-4, atol=1e-7), "layer norm's gradient is not what nudging each channel says"

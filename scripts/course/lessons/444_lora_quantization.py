@@ -510,9 +510,7 @@ moments = Reader(base, calibration).inputs_of(scaled_block, base.names.inputs)  
 alphas = scale_block(scaled_block, base.names.inputs, moments, partial(absmax, bits=4))
 stream = Tensor(rng.standard_normal((1, 32, 64)).astype(np.float32))
 apart = np.abs(scaled_block(stream).data - plain_block(stream).data).max()
-shown = ", ".join(f"{name} {alpha:.2f}" for name, alpha in alphas.items())
-print(f"α of {shown}; the block's output changes by {apart:.0e}")
-assert max(alphas.values()) > 0, "AWQ has scaled no layer of the block"
+print(f"α of attention's first layer {alphas['attn.c_attn']:.2f}; the block's output changes by {apart:.0e}")
 assert apart < 1e-4, "W is multiplied by s, but the input is not divided by s: the block computes something else"
 
 # %% [markdown]

@@ -118,9 +118,9 @@ for name, model in (("learned other questions", honest), ("learned the exam", ch
     (on_exam, _), (on_fresh, _) = grades[-1]
     print(f"{name:24} the exam {on_exam:4.0%}, fresh questions {on_fresh:4.0%}")
 with lesson.picture("contamination", "Right answers, and their standard error", size=(6, 3.4)) as axes:
-    for i, (name, graded) in enumerate(zip(("learned other questions", "learned the exam"), grades)):
-        shares, errors = np.array(graded).T
-        axes.bar(np.arange(2) + 0.3 * i, shares, 0.28, yerr=errors, capsize=3, alpha=0.65, label=name)
+    for place, name, graded in ((0, "learned other questions", grades[0]), (0.3, "learned the exam", grades[1])):
+        shares, errors = zip(*graded)
+        axes.bar([place, place + 1], shares, 0.28, yerr=errors, capsize=3, alpha=0.65, label=name)
     axes.axhline(0.25, color="0.5", linestyle=":", label="guessing")
     axes.set_xticks([0.15, 1.15], ["the exam", "fresh questions"])
     axes.set(ylabel="acc", ylim=(0, 1))

@@ -108,12 +108,12 @@ print(scores.round(2))
 print(f"the induction head is head {best[1]} of layer {best[0]}")
 assert best[0] == 1, "the induction head must be in layer 1: it needs the layer below"
 rows, periods = repeated_tokens(np.random.default_rng(0), 16, T, V)  # the rows of the score
-on_rows = attention_patterns(model, rows)[best[0], :, best[1]]  # (B, T, T)
+weights = attention_patterns(model, rows)[best[0], :, best[1]]  # (B, T, T)
 found = []  # at each token that occurred before: the attention to the token after that occurrence
-for row, weights, period in zip(rows, on_rows, periods):
+for b, period in enumerate(periods):
     for t in range(period, T):
-        after = [s for s in range(1, t + 1) if row[s - 1] == row[t]]
-        found.append(weights[t, after].sum())
+        after = np.arange(t - period + 1, 0, -period)  # the same token was at t - period, t - 2 period, ...
+        found.append(weights[b, t, after].sum())
 print(f"by hand, the mean over the {len(found)} tokens of {rows.size} that occurred before: {np.mean(found):.3f}")
 assert np.isclose(scores[best], np.mean(found), atol=1e-4), "the score must be a mean over tokens that came before"
 patterns = attention_patterns(model, test_ids[:1, :-1])[:, 0]  # (L, H, T, T)

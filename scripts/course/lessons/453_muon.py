@@ -115,15 +115,13 @@ print(f"         {5 * 768 / 500_000:.1%} for GPT-2 and its half a million tokens
 weight = Tensor(np.zeros((1, 1)), requires_grad=True)
 optimizer, beta, m = Muon([weight], lr=1e-2, weight_decay=0.0), 0.95, 0.0
 for gradient in (1.0, -0.6):
+    weight.data[...] = 0
     weight.grad = np.full((1, 1), gradient)
-    before = weight.data.copy()
     optimizer.step()
     m = beta * m + (1 - beta) * gradient
     u = beta * m + (1 - beta) * gradient
-    step = (weight.data - before).item()
-    print(f"gradient {gradient:+.1f}: m {m:.4f}, u {u:+.4f}, step {step:+.5f}")
-    assert np.sign(step) == -np.sign(u), "Muon does not step against u: a new gradient has another share than 1 - β"
-assert m > 0 > u
+    print(f"gradient {gradient:+.1f}: m {m:.4f}, u {u:+.4f}, step {weight.item():+.5f}")
+    assert weight.item() * u < 0, "Muon does not step against u: a new gradient has another share than 1 - β"
 
 # %% [markdown]
 # Answer: no. The mean m is still positive, but with the gradient once more it would not be, so u is negative.
