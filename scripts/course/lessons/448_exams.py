@@ -303,7 +303,7 @@ assert min(by_kind[-2:]) > 0.35, "but more where it is asked for a number of let
 # %%
 pairs = np.random.default_rng(lesson.seed).binomial(N, 0.5, (10_000, 2)) / N
 apart, limit = np.abs(pairs[:, 0] - pairs[:, 1]), 2 * np.sqrt(2 * 0.5 * 0.5 / N)
-title = "Two equal models: the difference of their numbers (dashed: twice its standard error)"
+title = "Difference of two equal models (dashed: twice its standard error)"
 with lesson.picture("equal", title, size=(7, 3)) as axes:
     axes.hist(pairs[:, 0] - pairs[:, 1], np.arange(-0.1975, 0.2, 0.005), color=BLUE, alpha=0.65)
     for edge in (-limit, limit):
