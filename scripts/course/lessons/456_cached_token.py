@@ -241,15 +241,6 @@ assert max(copied.values()) < 1, "a quarter of the cache must be enough to copy"
 
 # %%
 mask = window_mask(12, 12, window=4, sinks=2)  # (12, 12): row t says what token t sees
-held = np.full((12, 12), np.nan)  # row t: the tokens in the cache when token t is read
-for t, row in enumerate(mask):
-    seen = np.flatnonzero(row)
-    held[t, : len(seen)] = seen
-with lesson.picture("window", "A window of 4 tokens and 2 sinks", columns=2, size=(10, 4.6)) as (left, right):
-    heatmap(left, mask, range(12), range(12), numbers="")
-    left.set(title="the mask", xlabel="key (looked at)", ylabel="query (looking)")
-    heatmap(right, held[:, :6], range(12), range(6), numbers=".0f")
-    right.set(title="the tokens in the cache", xlabel="position in the cache", ylabel="token that is read")
 lesson.widget("cache", {"tokens": 16, "token": 9, "window": 4, "sinks": 2})
 print("token 9 sees", np.flatnonzero(mask[9]))
 assert not np.triu(mask, 1).any(), "no token may see what comes after it"
