@@ -51,15 +51,16 @@ scores = K @ q  # (T): the weights, without softmax
 S = written(K, V)  # (D, D)
 print("attention: the scores", scores, "times the values:", scores @ V)
 print("state:", S, "times the query:", S @ q, sep="\n")
-names = [str(number) for number in range(6)]
+read = (S @ q).astype(int)  # (D): [6, 11, 8]
+tokens = [f"token {number}" for number in range(6)]
 panels = {
-    "attention: scores q · k_s": scores[:, None],
-    "times the values v_s": V,
-    "or: the state Σ v_s k_sᵀ, times q": S,
+    "scores q · k_s": (scores[:, None], tokens, [""]),
+    "times the values v_s": (V, tokens, [f"Σ = {total}" for total in read]),
+    "the state Σ v_s k_sᵀ, times q": (S, [f"{total} =" for total in read], [f"· {number}" for number in q]),
 }
-with lesson.picture("state", f"The same output, {S @ q}, from six tokens or a state", 3, size=(11, 3.6)) as three:
-    for axes, (title, matrix) in zip(three, panels.items()):
-        heatmap(axes, matrix, names[: len(matrix)], names[: matrix.shape[1]], numbers=".0f")
+with lesson.picture("state", "The same output from six tokens, or from one state", 3, size=(11, 3.6)) as three:
+    for axes, (title, (matrix, rows, columns)) in zip(three, panels.items()):
+        heatmap(axes, matrix, rows, columns, numbers=".0f")
         axes.set(title=title)
 assert np.allclose(scores @ V, S @ q), "attention without softmax must be what the state returns"
 
@@ -278,7 +279,9 @@ assert all(row["rate"] not in (RATES[0], RATES[-1]) for row in found.values())  
 with lesson.picture("recall", "Right answers, means of ten seeds", columns=2, size=(10, 3.8)) as pair:
     for axes, title, cases in zip(pair, ("every key written once", "every key written twice"), (slice(3), slice(3, 6))):
         for name, line in zip(MODELS, (*LINES, *LINES)):
-            axes.plot((4, 8, 16), shares[name].mean(axis=0)[cases], line, marker="o", label=name)
+            axes.plot(
+                (4, 8, 16), shares[name].mean(axis=0)[cases], line, marker="o", label=name if axes is pair[0] else None
+            )
         axes.set(title=title, xlabel="keys", ylabel="right answers", ylim=(0.5, 1.02), xticks=(4, 8, 16))
 STATES = ("linear", "delta", "gated delta", "gated, 2 layers", "hybrid")
 mean = {name: rows.mean(axis=0) for name, rows in shares.items()}
