@@ -61,10 +61,9 @@ assert nonsense["temperature 2, min-p 0.1"] == 0, "min-p compares with the likel
 assert nonsense["top-p 0.9, then temperature 2"] == 0, "before the temperature, top-p leaves out the tail as well"
 
 # %% [markdown]
-# Answer: 51 %, more than half. Top-p leaves most of them, because they are needed to get to 90 %; min-p leaves none. But
-# the order does as much: if top-p cuts first, the tail is gone as well. Many programs apply the temperature first, and
-# so does ours. Whether people prefer texts by min-p is disputed: Schaeffer et al. do not find it in the paper's own
-# data.
+# Answer: 51 %. Top-p leaves most of them, because they are needed to get to 90 %; min-p leaves none. But the order does
+# as much: if top-p cuts first, the tail is gone as well. Many programs apply the temperature first, and so does ours.
+# Whether people prefer texts by min-p is disputed: Schaeffer et al. do not find it in the paper's own data.
 
 # %% A small model guesses, and the text stays the large one's
 # In lesson 4.3.3 the text guesses its next tokens. A small model, the **draft**, can guess as well: it draws token x
@@ -233,7 +232,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def answer() -> list[dict[str, Any]]:
-    """The steps of an answer: the text so far, how many tokens are left, the likeliest ones without and with the form."""
+    """The steps of an answer: the text so far, how many tokens are left, and the likeliest, free and in the form."""
     model, tokenizer = load_model("smollm2")
     prompt, new, steps = tokenizer.encode("Is Lyon the capital of France? Answer as JSON: "), [], []
     process = in_form(json_object({"capital": "boolean"}), tokenizer)
@@ -254,7 +253,7 @@ def answer() -> list[dict[str, Any]]:
 steps = lesson.measured("answer", answer, softmax)
 for step in steps:
     print(
-        f"{step['text']!r:22} {step['left']:2} tokens may come; {step['drawn']!r} had {step['free'][step['drawn']]:.4%}"
+        f"{step['text']!r:22} {step['left']:2} tokens may come; {step['drawn']!r} had {step['free'][step['drawn']]:.2%}"
     )
 with lesson.picture("answer", "An answer in the form, token by token", rows=2, size=(10, 6)) as pair:
     for axes, name in zip(pair, ("free", "in the form")):
@@ -271,9 +270,9 @@ assert 0 < allowed.sum() < 10, "only beginnings of true and false may come"
 assert np.allclose(softmax(process(logits, new)), restricted / restricted.sum()), "the rest must keep its proportions"
 
 # %% [markdown]
-# Answer: it goes to the tokens that are left, 1 to 10 of 49,152, in proportion to what they had. "false" had
-# 0.003 % after `{"capital": `, where SmolLM2 would rather write a number, and has 62 % of what is left. What the model knows
-# still decides, but only between true and false.
+# Answer: it goes to the tokens that are left, 1 to 10 of 49,152, in proportion to what they had. After `{"capital": `,
+# SmolLM2 would rather write a number; "false" had hardly any probability, and has 62 % of what is left. What the model
+# knows still decides, but only between true and false.
 #
 # The tokens that are left keep their order, but an answer does not keep the probability that the model gives it among
 # all answers in the form: step by step, nobody looks ahead. Let an answer begin with A (90 %) or B, and let the model
