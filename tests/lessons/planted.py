@@ -221,7 +221,7 @@ MISTAKES = [Planted(*row) for row in [
     ("458", "gpt/model/speculation.py", "missing = np.maximum(p - q, 0)", "missing = p"),
     ("458", "gpt/model/speculation.py", "probs = after_guess(p, qs[i]", "probs = after_guess(qs[i], qs[i]"),
     ("458", "gpt/model/speculation.py", "token = int(rng.choice(len(probs), p=probs))", "token = guesses[i]"),
-    ("458", "gpt/model/speculation.py", "p = sampling.probabilities(logits[i],", "p = sampling.probabilities(logits[i - 1],"),
+    ("458", "gpt/model/speculation.py", "= sampling.probabilities(logits[i],", "= sampling.probabilities(logits[0],"),
     ("458", "gpt/model/constrained_decoding.py", "np.where(allowed, logits[: len(allowed)],", "np.where(allowed, 0,"),
     ("458", "gpt/model/constrained_decoding.py", "beginning.fullmatch(text + token) and", "True and"),
     ("458", "gpt/model/constrained_decoding.py", "whole.fullmatch(text) is not None", "True"),

@@ -8,6 +8,7 @@ from finetune.objectives.logprobs import exact_kl
 from gpt import GPT, GPTConfig, Tokenizer, accounting
 from gpt.interpretability import attention_patterns, record_activations
 from gpt.model.generation import Sampling
+from gpt.model.sliding_window import window_mask
 from gpt.tokenizer.bpe import encode_word
 from gpt.tokenizer.bpe_training import learn_merges
 from gpt.tokenizer.pre_tokenization import count_words, split_words
@@ -114,6 +115,13 @@ def test_kl_of_a_bump():
     p = Tensor(np.log(teacher) + np.zeros((CASES, 1)))
     q = Tensor(np.log(students))
     assert np.allclose(found, np.stack([exact_kl(p, q).data, exact_kl(q, p).data], axis=1), atol=1e-9)
+
+
+def test_a_window_with_sinks():
+    cases = [[token, window, sinks] for token in range(8) for window in range(1, 8) for sinks in range(4)]
+    found = evaluate("cache", "(cases) => cases.map((c) => visibleTo(...c))", cases)
+    for (token, window, sinks), held in zip(cases, found, strict=True):
+        assert held == np.flatnonzero(window_mask(8, 8, window, sinks)[token]).tolist()
 
 
 def test_shapes_and_parameters_of_gpt():
