@@ -80,7 +80,9 @@ STEPS = [
     ("llama", "gate / (1", "1 / (1", "belongs `h = gate / (1", "h = 1"),
     # hidden, which this file has not, comes with its formula.
     ("block", HIDDEN, 'return linear(gelu(linear(normed, p, "up")), p, "down")', "; hidden is `gelu(linear", "return"),
-    # Two mistakes at once: the first is named.
+    # Two mistakes at once: both are named, or the first step that is wrong.
+    ("adam", "(1 - beta2) * grad**2\n", "(1 - beta1) * grad**2\nt = t + 1\n",
+     "`beta1` stands where `beta2` belongs; in line 23, `t + 1` stands where `t` belongs", "v ="),
     ("sgd", "weight_decay * p\nvelocity = momentum *", "p\nvelocity =", "`g = grad + weight_decay", "g ="),
 ]  # fmt: skip
 
@@ -126,6 +128,8 @@ MISLED = [
     ("sum", "if ctx.keepdim else", "if not ctx.keepdim else", "`keepdim` is the wrong way", "taken 1 too small"),
     ("latent_attention", "scores = (absorbed @ c.T + q_rope @ k_rope.T)", KEYS_OF_ALL, "multiply q by W_UK", "among"),
     ("online_softmax", "for start in range(0, len(k), tile):", ALL_SCORES, "(T, S) matrix of scores", "not among"),
+    ("induction", "follows[:, 1:] = ids[:, None] == ids[None, :-1]", "follows = ids[:, None] == np.roll(ids, 1)",
+     "`follows[:, 1:] = ids", "belongs `follows &="),
 ]  # fmt: skip
 
 

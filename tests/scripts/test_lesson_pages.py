@@ -52,8 +52,9 @@ def test_pages_are_connected_as_they_are_made(tmp_path):
     assert "<a href" not in read_text(page).split("<main>")[0].replace('<a href="index.html"', "")
     write_page(third, ran, [], tmp_path)
     write_page(first, ran, [], tmp_path)
-    assert Body(tmp_path).link("lesson 0.0") == f"{first.stem}.html"
-    assert Body(tmp_path).link("lesson 4.4.3b").endswith("443b_dpo.py") and Body(tmp_path).link("lesson 1.2") is None
+    link = LessonPage(tmp_path).link
+    assert link("lesson 0.0") == f"{first.stem}.html" and link("lesson 1.2") is None
+    assert link("lesson 4.4.3b").endswith("443b_dpo.py")
     text = read_text(page)
     assert text.count(f'href="{third.stem}.html"') == 2 == text.count(f'href="{first.stem}.html"')
     index = read_text(tmp_path / "index.html")

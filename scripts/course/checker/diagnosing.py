@@ -35,7 +35,7 @@ from .checks import Case
 from .grafting import graft
 from .repairing import Repairs
 from .searching import Search
-from .steps import Apart, Runs
+from .steps import Apart, Runs, stands
 from .trial import Finding, Trial
 
 MOST_STEPPED = 2  # wrong cases, besides the one that is looked at, whose steps are compared
@@ -162,9 +162,7 @@ def first_lacking(trial: Trial, all_runs: list[Runs]) -> tuple[Apart | None, Cas
     """The first right step that the learner lacks in any of some cases, and the case: elsewhere it may be there by
     chance. Not a step whose formula stands in the file: what goes into it is wrong.
     """
-    code = trial.text.rpartition('"""')[2]
-    formulas = [line.partition("  # ")[0].rpartition(" = ")[2].strip() for line in trial.reference.text.splitlines()]
-    lacking = [(step, runs.case) for runs in all_runs for step in runs.right if formulas[step.line - 1] not in code]
+    lacking = [(step, runs.case) for runs in all_runs for step in runs.right if not stands(trial, step.line)]
     return min(lacking, key=lambda one: one[0].line, default=(None, all_runs[0].case))
 
 

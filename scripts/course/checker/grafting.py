@@ -17,7 +17,7 @@ from minigrad.gradcheck.mutations import target_of
 
 from .comparing import same
 from .repairing import Repairs
-from .steps import Runs, by_place, computing, words
+from .steps import Runs, by_place, computing, stands, words
 from .trial import bare
 
 Place = tuple[int, str]  # a line and an expression in it, or "name ="
@@ -40,7 +40,8 @@ def graft(repairs: Repairs, all_runs: list[Runs], of_line: int | None = None) ->
     for place in places(repairs):
         for step in right_steps(repairs.runs):
             if of_line in (None, step[0]) and all(fits(repairs, runs, place, step) for runs in all_runs):
-                return None if of_line is None and same_form(repairs.runs, place, step) else Graft(place[0], *step)
+                known = same_form(repairs.runs, place, step) or stands(repairs.trial, step[0])
+                return None if of_line is None and known else Graft(place[0], *step)
     return None
 
 

@@ -73,7 +73,7 @@ class Repairs:
         return self.is_right(each, self.trial.recorded(program, each.case, each.douts, 0)[0])
 
     def is_right(self, each: Any, answer: Answer) -> bool:
-        """Whether the result that was wrong is right in an answer, and what was right still is."""
+        """Whether the result that was wrong is right in an answer; the others must be, too, or as they were before."""
         if answer.raised is not None:
             return False
         got, goal, before = (results(one.value) for one in (answer, each.goal, each.answer))
@@ -81,8 +81,8 @@ class Repairs:
         wanted = self.wanted()
         if wanted not in goal or got.keys() != goal.keys():
             return same(answer.value, each.goal.value, tolerance)
-        was_right = [key for key in goal if key in before and same(before[key], goal[key], tolerance)]
-        return all(same(got[key], goal[key], tolerance) for key in [wanted, *was_right])
+        right = {key for key in goal if same(got[key], goal[key], tolerance)}
+        return wanted in right and all(same(got[key], before.get(key), tolerance) for key in goal.keys() - right)
 
     def wanted(self) -> Any:
         """Of several results the number or the key of the one that is wrong."""
@@ -136,7 +136,8 @@ class Repairs:
             most = 4 if is_apart else 3 if change.kind.startswith(OFF_BY_ONE) else 2
             is_here = (change.line in places) is is_apart and change.line not in runs.known
             is_small = change.rank < most and change.kind not in (STATEMENT, SEVERAL_LINES)
-            is_odd = "//" in change.new or change.old == f"`float({change.new[1:-1]})`"
+            is_odd = any(odd in change.new for odd in ("//", "+ 1 - 1", "- 1 + 1")) or "twice" in change.sentence
+            is_odd |= change.old == f"`float({change.new[1:-1]})`"
             if is_here and is_small and not is_odd and change.old not in self.trial.booleans:
                 yield Changed(change, ast.unparse(tree), self.is_elsewhere(tree, change.line))
 

@@ -69,6 +69,12 @@ def right_lines(trial: Trial) -> set[int]:
     return {line for node in right for line in range(node.lineno, (node.end_lineno or 0) + 1)}
 
 
+def stands(trial: Trial, line: int) -> bool:
+    """Whether the formula in a line of the right solution stands in the learner's file as well."""
+    formula = re.split(r" \W?= ", trial.reference.text.splitlines()[line - 1].partition("  # ")[0])[-1].strip()
+    return formula in trial.text.rpartition('"""')[2]
+
+
 class Values:
     """All numbers of a run, to be looked up."""
 
