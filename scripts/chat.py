@@ -23,6 +23,7 @@ from scripts.shared.terminal import WrappedText, ctrl_c_noted
 EXAMPLES = """examples:
   python scripts/chat.py --model smollm2                             SmolLM2, 135 million parameters, on any laptop
   python scripts/chat.py --model smollm2 --packed                    the same with less memory, but slower
+  python scripts/chat.py --model smollm2 --system "Answer in one short English sentence."    it invents less
   python scripts/chat.py --model runs/sft                            a model tuned on conversations
   python scripts/chat.py --model runs/sft --temperature 0 --repetition-penalty 1     always the most likely answer
   python scripts/chat.py --model runs/sft --system "Answer in one word."

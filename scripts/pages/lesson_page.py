@@ -221,7 +221,7 @@ class LessonPage:
         for lesson in lessons():
             if number(lesson) == name.replace(".", ""):
                 written = f"{lesson.stem}.html"
-                return written if (self.folder / written).exists() else self.address(lesson)
+                return written if self.is_site or (self.folder / written).exists() else self.address(lesson)
         return None
 
 

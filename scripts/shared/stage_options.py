@@ -122,7 +122,8 @@ def run(
     some have defaults that depend on others. advice, more: see `show_next_steps`.
     """
     device = command_line.set_up(arguments)
-    show(f"preparing the run in {quoted(Path(arguments.out_dir))}: model and data ...")
+    if not arguments.will_it_fit:
+        show(f"preparing the run in {quoted(Path(arguments.out_dir))}: model and data ...")
     if vars(arguments).get("precision") == "tf32" and device == "cpu":
         raise ValueError("--precision tf32 needs a GPU: on the CPU, use float32 or bfloat16")
     if arguments.init_from == "resume":

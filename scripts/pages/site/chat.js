@@ -3,6 +3,7 @@ import { at, button, element, shade, visible } from "../widgets/common.js";
 import { python } from "./python.js";
 import { fetchWeights, isKept, megabytes, sentence, start } from "./weights.js";
 const TO_READ = 0.13; // seconds for a token of a question (measured)
+const SUGGESTED = ["What is the capital of France?", "Who wrote Hamlet?", "What is the opposite of hot?"];
 let loaded = null; // a promise of the model
 let tokens = []; // of the last answer: for each the likeliest in its place, {id, text, p, chosen}
 
@@ -102,6 +103,8 @@ at("new").addEventListener("click", () => busy(async () => {
   at("talk").replaceChildren();
   say("A new conversation.");
 }));
+const put = (question) => [at("question").value = question, at("form").requestSubmit()];
+at("suggested").append(...SUGGESTED.map((question) => button({ onclick: () => put(question) }, question)));
 at("fetch").addEventListener("click", begin);
 at("fetch").textContent = `Fetch SmolLM2 (${megabytes(start.bytes)}) and chat`;
 at("fetched").textContent = start.missing ?? python.missing();

@@ -45,8 +45,6 @@ class SiteLesson(LessonPage):
     def address(self, path: Path) -> str:
         if path.parent == catalogue.HERE and path.suffix == ".py":
             return f"../exercises/{catalogue.name_of(path)}.html"
-        if path in lessons():
-            return f"{path.stem}.html"
         write_source(path, self.out)
         return f"../{quote(source_address(path))}"
 
