@@ -83,6 +83,7 @@ for tau in (1, 10, 100):
 # A text has a prediction at each place. `distillation_from(teacher, temperature)` is a loss function for the training
 # loop: it lets the teacher read the batch as well, and adds up the loss of all places that have a target. Teacher and
 # student here are tables of logits, a row for each of the four words: language models that see one word (lesson 411).
+# With `reverse`, the two distributions change places in the KL divergence (what that does comes next).
 #
 # Predict: the batch is "mat sofa roof", and the target of "roof" is -100, which does not count. How many probabilities
 # does the student get from the teacher, and how many tokens from the text?
@@ -90,15 +91,16 @@ for tau in (1, 10, 100):
 # %%
 teacher, pupil = nn.Embedding(4, 4), nn.Embedding(4, 4)
 ids, targets = np.array([[0, 1, 2]]), np.array([[1, 2, -100]])
-total, count, _ = distillation_from(teacher, temperature=2.0)(pupil, (ids, targets))
-by_hand = 0.0
-for word in (0, 1):
-    p, q = (np.exp(table.weight.data[word] / 2) for table in (teacher, pupil))
-    p, q = p / p.sum(), q / q.sum()
-    by_hand += 2**2 * np.sum(p * np.log(p / q))
-print(f"{count} places: distillation_from at τ = 2 {total.item():.4f}, by hand {by_hand:.4f}")
-assert count == 2, "a place without a target must not count"
-assert np.isclose(total.item(), by_hand, atol=1e-5), "distillation_from at τ = 2 must add up 2² KL(p || q)"
+for reverse in (False, True):
+    total, count, _ = distillation_from(teacher, temperature=2.0, reverse=reverse)(pupil, (ids, targets))
+    by_hand = 0.0
+    for word in (0, 1):
+        p, q = (np.exp(table.weight.data[word] / 2) for table in (teacher, pupil))
+        p, q = p / p.sum(), q / q.sum()
+        by_hand += 2**2 * np.sum(q * np.log(q / p) if reverse else p * np.log(p / q))
+    print(f"{count} places: distillation_from at τ = 2 {total.item():.4f}, by hand {by_hand:.4f} (reverse: {reverse})")
+    assert count == 2, "a place without a target must not count"
+    assert np.isclose(total.item(), by_hand, atol=1e-5), "at τ = 2 it must add up 2² KL(p || q), in reverse KL(q || p)"
 
 # %% [markdown]
 # Answer: eight, four at each of two places; and two tokens.
