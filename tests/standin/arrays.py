@@ -8,6 +8,7 @@ CuPy allows silently is refused as well, because it is a slip whenever it happen
 """
 
 import functools
+import importlib.util
 
 import numpy as np
 
@@ -317,11 +318,15 @@ def loop(name, types, hosts):
     return _loop(name, tuple(types), kinds)
 
 
+HAS_BFLOAT16 = importlib.util.find_spec("ml_dtypes") is not None  # not in a browser
+
+
 @functools.cache
 def _loop(name, types, kinds):
     common = np.result_type(*[kind for kind in kinds if isinstance(kind, np.dtype)])
     kinds = [kind if isinstance(kind, np.dtype) else _adapted(kind, common) for kind in kinds]
-    for takes, gives in [[list(map(_dtype, side)) for side in signature.split("->")] for signature in types]:
+    known = [signature for signature in types if "E" not in signature or HAS_BFLOAT16]
+    for takes, gives in [[list(map(_dtype, side)) for side in signature.split("->")] for signature in known]:
         if all(map(np.can_cast, kinds, takes)):
             return takes, gives
     raise TypeError(f"cupy.{name} has no loop for {', '.join(map(str, kinds))}; it has {' '.join(types)}")
