@@ -83,19 +83,22 @@ with lesson.picture("cache-size", "The memory of four caches, by the length of t
 # head makes its key W_UK c and its value W_UV c from it. Places are told by rotation (lesson 451), and by one key that
 # all heads share: the rotated key, which is cached beside the latent.
 #
-# Predict: a layer has 4 heads of 16 numbers, a latent of 16 and a rotated key of 8 numbers. How many numbers does it
+# Predict: a layer has 4 heads of 16 numbers, a latent of 12 and a rotated key of 8 numbers. How many numbers does it
 # cache for a token? And by what must the scores q · k be divided?
 
 # %%
 T = 12  # tokens
 rng = np.random.default_rng(lesson.seed)
 manual_seed(lesson.seed)
-layer = LatentAttention(LlamaConfig(n_head=4, n_kv_head=4, head_size=16, n_embd=64), latent=16, rope=8)
+layer = LatentAttention(LlamaConfig(n_head=4, n_kv_head=4, head_size=16, n_embd=64), latent=12, rope=8)
 W = {name.removesuffix(".weight"): parameter.data for name, parameter in layer.named_parameters()}
 x = 3 * rng.standard_normal((T, 64), np.float32)
 cache = KVCache(1, T)
-with no_grad():
-    out = layer(Tensor(x[None]), rotations(np.arange(T), 16, 1e4, np.float32), cache=cache).data[0]  # (T, 64)
+out = np.zeros((T, 64))
+for t in range(T):  # one token after the other, as it is generated
+    with no_grad():
+        out[t] = layer(Tensor(x[None, [t]]), rotations(np.array([t]), 16, 1e4, np.float32), cache=cache).data[0, 0]
+    cache.advance(1)
 
 # The same by hand. Pair i of the 8 numbers turns by 10,000^(-2i/8) a token.
 angles = np.arange(T)[:, None] * 10_000 ** (-np.arange(0, 8, 2) / 8)  # (T, 4)
@@ -112,7 +115,7 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return exps / exps.sum(axis=-1, keepdims=True)
 
 
-c = x @ W["latent_proj"].T  # (T, 16)
+c = x @ W["latent_proj"].T  # (T, 12)
 c = c / np.sqrt((c**2).mean(axis=1, keepdims=True))  # RMSNorm
 k_rope = rotated(x @ W["k_rope_proj"].T)  # (T, 8)
 heads = []
@@ -126,13 +129,13 @@ for head in range(4):
 by_hand = np.concatenate(heads, axis=1) @ W["o_proj"].T
 
 print(f"cached for a token: {cache.nbytes / T / 4:.0f} numbers, where 4 heads of keys and values have {2 * 4 * 16}")
-assert cache.nbytes == 4 * T * (16 + 8), "the cache must hold the latent and the rotated key, and nothing else"
+assert cache.nbytes == 4 * T * (12 + 8), "the cache must hold the latent and the rotated key, and nothing else"
 assert np.allclose(cache.keys[0], c, atol=1e-3), "what is cached is not the latent after its norm"
 assert np.allclose(cache.values[0], k_rope, atol=1e-3), "the shared key must be turned by its token's place"
 assert np.allclose(out, by_hand, atol=1e-3), "heads must score q · k + q_rope · k_rope over sqrt(16 + 8), each its own"
 
 # %% [markdown]
-# Answer: 24 numbers instead of 128. A query has 16 numbers for the head's key and 8 for the shared one, so the scores
+# Answer: 20 numbers instead of 128. A query has 16 numbers for the head's key and 8 for the shared one, so the scores
 # are sums of 24 products, and are divided by sqrt(24).
 #
 # When a token is written, the keys and values of all earlier tokens need not be made again:
