@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from minigrad.gradcheck.mutations import OFF_BY_ONE, SEVERAL_LINES, STATEMENT, Change, mutants
+from minigrad.gradcheck.mutations import CONDITION, OFF_BY_ONE, SEVERAL_LINES, STATEMENT, Change, mutants
 
 from .checks import Case
 from .searching import same
@@ -113,7 +113,7 @@ class Repairs:
         """Two changes after which the file is right: after the first, what was wrong first is right; [] for none."""
         runs = self.runs
         tried = itertools.islice(self.possible(runs, {place.line for place in runs.yours[:1]}, True), MOST_RUNS)
-        helping = (one for one in tried if self.mends_first(one.program))
+        helping = (one for one in tried if one.change.kind != CONDITION and self.mends_first(one.program))
         for first, program, _ in itertools.islice(helping, MOST_FIRST):
             trial = copy.copy(self.trial)
             trial.text = program
