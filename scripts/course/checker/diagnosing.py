@@ -11,7 +11,7 @@ The first of these that holds is the reason. Its kind is in brackets:
      7. A change of the learner's file makes it right (repairing.py) [repair].
      8. A rare change of the right solution gives the learner's results; tried only where 7 finds nothing [changes].
      9. The file is right when it runs for the first time [remembers].
-    10. gradcheck is certain that dout is ignored [gradcheck].
+    10. gradcheck has another diagnosis, not one of VAGUE [gradcheck].
     11. A right solution's value in the place of one statement's makes the file right (grafting.py) [graft].
     12. Two changes of the learner's file make it right [repair].
     13. What is left is where the numbers differ, and the right step that the learner lacks (steps.py) [finding].
@@ -39,6 +39,7 @@ from .steps import Apart, Runs, stands
 from .trial import Finding, Trial
 
 MOST_STEPPED = 2  # wrong cases, besides the one that is looked at, whose steps are compared
+VAGUE = {"", "partial", "incomplete", "unknown", "source", "shape", "factor"}  # too vague to show alone
 
 
 class Reason(NamedTuple):
@@ -94,9 +95,9 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     gradient = ""
     diagnosis = Diagnosis("", "")
     if explanation is None and first is not None and first.where.startswith("backward"):
-        gradient, diagnosis = ask_gradcheck(trial, first)
+        gradient, diagnosis = ask_gradcheck(trial, first, trial.check.telling)
     if diagnosis.kind == "cut off":
-        return Reason("gradcheck", case, (gradient, diagnosis))
+        return Reason("gradcheck", case_of_gradcheck(trial, found, case, diagnosis), (gradient, diagnosis))
 
     # A change of the right solution that people often make; or what a check's `call` says in place of the result.
     # In the exercise `online_softmax`, right is ["in tiles", an array], and results is [a sentence, an array].
@@ -141,8 +142,8 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     if is_raised_elsewhere or is_of_dtype:
         grafted = None  # it would hide what is known already
     line = grafted.line if grafted else None
-    if diagnosis.kind == "upstream" and found.kind != "error":
-        return Reason("gradcheck", case, (gradient, diagnosis), line)
+    if diagnosis.kind not in VAGUE and found.kind != "error":
+        return Reason("gradcheck", case_of_gradcheck(trial, found, case, diagnosis), (gradient, diagnosis), line)
     if grafted is not None:
         return Reason("graft", seen_case, grafted, line)
 
@@ -166,12 +167,13 @@ def first_lacking(trial: Trial, all_runs: list[Runs]) -> tuple[Apart | None, Cas
     return min(lacking, key=lambda one: one[0].line, default=(None, all_runs[0].case))
 
 
-def ask_gradcheck(trial: Trial, first: Finding) -> tuple[str, Diagnosis]:
-    """The gradient that gradcheck finds wrong in the telling case, and its diagnosis; of the kind "" if it finds none.
+def case_of_gradcheck(trial: Trial, found: Finding, case: Case, diagnosis: Diagnosis) -> Case:
+    """The case that was found if gradcheck says the same there, else the telling one."""
+    return case if ask_gradcheck(trial, found, case)[1].kind == diagnosis.kind else trial.check.telling
 
-    first: what is wrong in that case.
-    """
-    case = trial.check.telling
+
+def ask_gradcheck(trial: Trial, first: Finding, case: Case) -> tuple[str, Diagnosis]:
+    """The gradient that gradcheck finds wrong in a case, and its diagnosis; of the kind "" if it finds nothing."""
     wanted = [gradient is not None for gradient in trial.reference.run(case, trial.douts(case)).value]
 
     def fn(*tensors: Any) -> Any:
