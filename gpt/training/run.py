@@ -330,7 +330,7 @@ class Run(RunFiles):
             or steps[0].skipped
         ):
             self.log.step(state.step, total, steps[0], seconds, state.count)
-        if state.step == 2 and seconds * total > 60:  # the first step is slower than all others
+        if state.step == 2 and not self.steps_per_iteration and seconds * total > 60:  # the first step is slower
             show(f"{total - 2:,} more steps like this one take about {seconds * (total - 2) / 60:.0f} min")
         if state.skipped_in_a_row == MAX_SKIPPED:
             words = "steps in a row had a loss or gradient that is not finite"
