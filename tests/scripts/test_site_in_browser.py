@@ -21,6 +21,7 @@ from gpt.training.loading import load_model
 from minigrad import functional as F
 from minigrad import no_grad
 from scripts import explain, site
+from scripts.chat import PLAIN
 from scripts.course.checker import capstone, catalogue
 from scripts.course.checker.workspace import Workspace
 from scripts.pages.local_server import Server, SiteFiles
@@ -502,7 +503,8 @@ def test_the_probabilities_of_an_answer_are_those_of_numpy(tab):
         tab.set_viewport_size(viewport)
         assert faults(tab) == []
     model, tokenizer = load_model("smollm2")
-    prompt, _ = ChatTemplate(tokenizer).encode([{"role": "user", "content": "What is the capital of France?"}], True)
+    asked = {"role": "user", "content": "What is the capital of France?"}
+    prompt, _ = ChatTemplate(tokenizer).encode([{"role": "system", "content": PLAIN}, asked], True)
     answer = tab.evaluate("tokens")
     ids = [one["id"] for likely in answer for one in likely if one["chosen"]]
     assert tokenizer.decode(ids).removesuffix("<|im_end|>").strip() == tab.locator(".question + p").inner_text()

@@ -1,7 +1,5 @@
 """What the chat page asks of Python: to load SmolLM2, and to answer. Answers are printed token by token, as JSON."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Iterable
@@ -17,7 +15,7 @@ from minigrad import Tensor, manual_seed, use_kernels
 
 from .smollm2 import load
 
-SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"  # as in the model's own chat template
+SYSTEM = "Answer in plain English."  # as in scripts/chat.py, which says why
 LONGEST_ANSWER = 300  # tokens
 ALTERNATIVES = 8
 
