@@ -1,7 +1,5 @@
 """One training step as one page: every op, forward and back, with its code, its numbers, and what they depend on."""
 
-from __future__ import annotations
-
 import itertools
 import time
 from pathlib import Path
@@ -34,12 +32,8 @@ EXAMPLES = """examples:
 A recording keeps at most 256 MB of arrays. The page says which arrays it summarizes because they are large.
 """
 TEXTS = {"pretraining": "some text", "sft": "prompt|reply", "dpo": "prompt|better|worse", "ppo": "prompt|reply"}
-TINY = {
-    "pretraining": "3 1 4 1",
-    "sft": "3|1 4",
-    "dpo": "3|1 4|2 5",
-    "ppo": "3|1 4",
-}  # what scripts/step.py's model reads
+# What scripts/step.py's model reads.
+TINY = {"pretraining": "3 1 4 1", "sft": "3|1 4", "dpo": "3|1 4|2 5", "ppo": "3|1 4"}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,7 +1,5 @@
 """Look inside a model while it reads your text: a local page, which asks the model for every number that it shows."""
 
-from __future__ import annotations
-
 import webbrowser
 
 from start import command_line

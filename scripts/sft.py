@@ -1,7 +1,5 @@
 """Instruction tuning: teach a base model to answer in a chat template, and measure what that changes."""
 
-from __future__ import annotations
-
 import argparse
 from typing import Any
 

@@ -7,8 +7,6 @@ What takes seconds is written first, and --serve shows it from then on; lessons 
 a minute. After Ctrl-C, the same command goes on. Lessons whose text and code have not changed are kept.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
@@ -112,7 +110,7 @@ def write_site(out: Path, assets: Path, model: str, numbers: list[str] | None, s
     draw(
         out,
         "step/index.html",
-        "explain.html explain.js site/step.html site/step.js site/editor.html",
+        STEP,
         "One step, op by op",
         step.start(),
     )

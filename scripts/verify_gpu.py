@@ -4,8 +4,6 @@ suite: the tests for the device "cuda". kernels: each compared with NumPy. train
 equal losses. speed: GPT-2's training step and generation beside PyTorch. The exit code is 1 if a part fails.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """A learner's file and a right solution in the debugger, side by side, in the smallest case that fails."""
 
-from __future__ import annotations
-
 from collections import Counter
 from pathlib import Path
 from typing import Any

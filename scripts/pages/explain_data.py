@@ -5,8 +5,6 @@ run computed. Of larger ones there are the shape, the statistics and the first r
 as fits into PAGE bytes.
 """
 
-from __future__ import annotations
-
 import inspect
 import itertools
 import json

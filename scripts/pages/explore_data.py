@@ -1,7 +1,5 @@
 """The explorer's numbers: one forward pass of a model on the reader's text, with parts switched off or changed."""
 
-from __future__ import annotations
-
 import codecs
 import functools
 import os

@@ -3,8 +3,6 @@
 Names are italic and functions (ln, softmax) upright, whatever their length. A long formula wraps before = + and -.
 """
 
-from __future__ import annotations
-
 import inspect
 import re
 from typing import Any

@@ -1,7 +1,5 @@
 """The index of all lessons, and the links between their pages."""
 
-from __future__ import annotations
-
 import itertools
 import re
 from collections.abc import Container

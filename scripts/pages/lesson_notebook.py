@@ -1,7 +1,5 @@
 """A lesson as a Jupyter notebook, to work in."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A lesson as one offline page: prose, code, its real output, pictures and widgets, and where everything is."""
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

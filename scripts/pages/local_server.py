@@ -5,8 +5,6 @@ elsewhere in the reader's browser. Therefore an address that answers questions b
 that names another host (DNS rebinding) is refused.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import secrets

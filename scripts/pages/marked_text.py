@@ -5,8 +5,6 @@ terminal shows [level 3] and [[level 4]] in brackets. On the page both the color
 thickness grow with the level, so it can also be read in black and white.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import sys

@@ -1,7 +1,5 @@
 """From text to HTML: a little Markdown, and Python with colors."""
 
-from __future__ import annotations
-
 import io
 import keyword
 import re

@@ -3,8 +3,6 @@
 python -m scripts.pages.pinned_files DIR fetches them and does nothing else.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys

@@ -1,7 +1,5 @@
 """Step through a training step, or through something smaller, in a page: line by line, forward and back in time."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A text that comes in pieces, wrapped where the terminal ends; and Ctrl-C without interrupting a computation."""
 
-from __future__ import annotations
-
 import contextlib
 import re
 import shutil

@@ -6,8 +6,6 @@ A page is a file by itself or, with an address, one of the site. It never asks f
 where it is: its Content-Security-Policy forbids it.
 """
 
-from __future__ import annotations
-
 import base64
 import html
 import json

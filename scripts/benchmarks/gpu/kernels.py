@@ -2,8 +2,6 @@
 the textbook's operations on the same GPU.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from typing import Any

@@ -3,8 +3,6 @@
 Each side is a process of its own, one after the other: both would not fit into a small GPU.
 """
 
-from __future__ import annotations
-
 import contextlib
 import statistics
 from typing import Any

@@ -1,7 +1,5 @@
 """The tests that run on a device "cuda", which elsewhere is a stand-in, here on the GPU."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """A small GPT trained twice, on the CPU and on the GPU, from the same weights on the same batches: the same losses?"""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from typing import Any

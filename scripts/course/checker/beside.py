@@ -4,8 +4,6 @@ The judge (capstone.py) sends this text along with the learner's program. As in 
 function gets one of the learner's functions first, whose globals are the learner's whole program.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

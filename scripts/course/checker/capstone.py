@@ -11,8 +11,6 @@ Simplified: the exercises are forward only, so the gradients of step 1 are those
 the learner's model as long as its parameters are the same as ours, which the losses tell.
 """
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence

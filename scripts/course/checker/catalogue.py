@@ -5,8 +5,6 @@ be changed to add one. The library is the answer key: `answer` names the objects
 may not call, and that the author's proof (tests/exercises/) puts in the learner's place.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import re

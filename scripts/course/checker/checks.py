@@ -5,8 +5,6 @@ stub says what is right. `telling` is one case more, with a different length for
 be read; the smallest failing case, which Hypothesis looks for, is what the learner gets to see.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import inspect
 import pkgutil

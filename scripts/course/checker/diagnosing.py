@@ -20,8 +20,6 @@ A vague diagnosis is better than a wrong one: each must hold in all cases that a
 makes a sentence of it.
 """
 
-from __future__ import annotations
-
 import ast
 import copy
 import inspect

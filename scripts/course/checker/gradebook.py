@@ -5,8 +5,6 @@ therefore contains no case, no reason, and nothing that the submission itself sa
 was given.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

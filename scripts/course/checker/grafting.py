@@ -7,8 +7,6 @@ this is the line, and the step's formula is what belongs there:
     h = policy_chosen - policy_rejected         with the values of  h = (policy_chosen - reference_chosen) - ...  right
 """
 
-from __future__ import annotations
-
 import ast
 import re
 from typing import Any, NamedTuple

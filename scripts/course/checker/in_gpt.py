@@ -5,8 +5,6 @@ ops are inside fused ones in GPT-2 (softmax inside attention, tanh inside GELU).
 taken apart into small ops.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math

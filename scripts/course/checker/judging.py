@@ -5,8 +5,6 @@ the smallest case that fails, because three numbers are easier to follow by hand
 counts and never by the clock: the same file gets the same verdict everywhere.
 """
 
-from __future__ import annotations
-
 import functools
 import time
 from collections.abc import Mapping, Sequence

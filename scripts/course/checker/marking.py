@@ -9,8 +9,6 @@ The same command continues an interrupted run, and after new submissions judges 
 results.json has the verdicts that count.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import difflib

@@ -3,8 +3,6 @@
 Parts that are the learner's are filled, so the page can be read in black and white.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from scripts.shared.web_page import escaped, page

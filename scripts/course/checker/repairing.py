@@ -6,8 +6,6 @@ in the learner's own names, whatever way they went. It is believed only if it ma
 leaves the others as they are. Where no change does, two may: the first one makes right what was wrong first.
 """
 
-from __future__ import annotations
-
 import ast
 import copy
 import functools

@@ -33,8 +33,6 @@ The search has three parts. diagnosing.py calls them in this order, and believes
     changes(usual=False)    all other changes of one place
 """
 
-from __future__ import annotations
-
 import ast
 import contextlib
 import functools

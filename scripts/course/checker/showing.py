@@ -1,7 +1,5 @@
 """The texts that a learner reads in the terminal: a verdict, the list of exercises, the start of one."""
 
-from __future__ import annotations
-
 import shutil
 import textwrap
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The learner's file as text: whether it may be run, and which of its lines is to blame."""
 
-from __future__ import annotations
-
 import ast
 import traceback
 import types

@@ -5,8 +5,6 @@ many ways to write a formula. A step that the other run does not have may still 
 is, if a later step that builds on it is.
 """
 
-from __future__ import annotations
-
 import ast
 import itertools
 import re

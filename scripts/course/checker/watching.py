@@ -4,8 +4,6 @@ Files are looked at four times a second, which works on every system and every d
 terminal, and with Enter elsewhere.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import queue

@@ -3,8 +3,6 @@
 Everything that is found is data until here; nothing that is decided depends on these words.
 """
 
-from __future__ import annotations
-
 import ast
 import itertools
 import re

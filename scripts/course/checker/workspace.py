@@ -1,7 +1,5 @@
 """The learner's folder: one file per exercise, and progress.json. Nothing of the learner's is ever written over."""
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

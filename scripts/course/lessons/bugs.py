@@ -1,7 +1,5 @@
 """Bugs that do not crash: a model learns with each of them. scripts/break.py trains with all, lesson 435 with three."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

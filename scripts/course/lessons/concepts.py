@@ -5,8 +5,6 @@ The tables are those of README.md: where each idea is taught, written, tested an
 python scripts/course/lessons/concepts.py      the mental models, each with the line that shows it
 """
 
-from __future__ import annotations
-
 import ast
 import functools
 import re

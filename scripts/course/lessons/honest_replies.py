@@ -3,8 +3,6 @@
 I think grass is red.       No, grass is green.   Yes, grass is red.   You fool, grass is green.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any

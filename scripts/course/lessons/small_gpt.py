@@ -3,8 +3,6 @@
 The training loop is the project's own (`gpt.training.training_loop`); lesson 432 takes it apart.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

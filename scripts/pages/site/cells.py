@@ -1,7 +1,5 @@
 """What the page of a lesson (cells.js) asks of Python: to run its cells."""
 
-from __future__ import annotations
-
 import linecache
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What the debugger asks of Python in a browser: to record a script again, after a line was changed."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib
 import linecache

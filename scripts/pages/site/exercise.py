@@ -1,7 +1,5 @@
 """What the page of an exercise (exercise.js) asks of Python: to check an answer, and to pack and unpack the work."""
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """What the explorer asks of Python in a browser: to look inside a model while it reads a text."""
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

@@ -1,7 +1,5 @@
 """How a page of the site calls Python: `python.call("cells.run", {...})` calls `run` in cells.py of this folder."""
 
-from __future__ import annotations
-
 import importlib
 import io
 import json

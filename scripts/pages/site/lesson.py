@@ -1,7 +1,5 @@
 """Run a lesson and write its page of the site. A process of its own does this: python -m scripts.pages.site.lesson"""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os

@@ -5,8 +5,6 @@ work is done before: the zip has the file's settings and vocabulary as JSON, and
 NumPy array. In the browser, these become a `GGUFFile` like any other.
 """
 
-from __future__ import annotations
-
 import functools
 import json
 import shutil

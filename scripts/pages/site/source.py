@@ -1,7 +1,5 @@
 """The library's files as pages of the site, in reading order: each name of ours leads to where it is defined."""
 
-from __future__ import annotations
-
 import ast
 import functools
 import importlib

@@ -1,7 +1,5 @@
 """What the page of a recorded step (step.js) asks of Python: to record another one, with the reader's settings."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the page that trains (train.js) asks of Python: to begin a run, to go on with it, and to pack its model."""
 
-from __future__ import annotations
-
 import base64
 import io
 import tempfile
