@@ -215,7 +215,7 @@ ids = np.arange(BLOCK)[None]  # (1, T): any text
 for kind in KINDS:
     model = small(kind, lesson.seed)
     with use_kernels("fast"):
-        train(model, None, 200, 1e-2, batches, lesson.seed, warmup=66)
+        train(model, None, 250, 7e-3, batches, lesson.seed, warmup=66)
     cache = KVCache(1, BLOCK)
     with no_grad():
         at_once = model(ids).data[0]  # (T, V)
