@@ -140,6 +140,7 @@ MISTAKES = [Planted(*row) for row in [
     ("444", "finetune/quantization/nf4.py", "OUTERMOST, 9)[1:]", "OUTERMOST, 9)[:-1]"),
     ("444", "finetune/quantization/rounding.py", "max(axis=-1) /", "max() * np.ones(values.shape[:-1]) /"),
     ("444", "finetune/quantization/gptq.py", "left[:, q + 1 :] -= np.outer", "left[:, q + 1 :] += np.outer"),
+    ("444", "finetune/quantization/gptq.py", "(left[:, q] - rounded) / U[q, q]", "left[:, q] - rounded"),
     ("444", "finetune/quantization/rounding.py", "np.abs(values).max(axis=-1) /", "values.max(axis=-1) /"),
     ("444", "finetune/quantization/awq.py", "dequantize() / scales", "dequantize()"),
     ("444", "finetune/quantization/awq.py", "(divided[-size:].T / scales)", "(divided[-size:].T * scales)"),

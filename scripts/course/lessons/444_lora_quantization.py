@@ -448,8 +448,8 @@ assert packed.levels(piece).nbytes == matrix[piece].nbytes == 8 * packed.codes[p
 # Predict: two inputs are nearly always equal, and both have the weight 0.4. The grid is -8, ..., 0, 1, ..., 7. Both are
 # rounded to 0. Is there something better?
 weight = np.array([[7.0, 0.4, 0.4, 0.0]])
-both = rng.standard_normal(100)
-inputs = np.stack([rng.standard_normal(100), both, both + 0.1 * rng.standard_normal(100), rng.standard_normal(100)])
+noise = rng.standard_normal((4, 10_000))
+inputs = np.stack([noise[0], noise[1], noise[1] + 0.1 * noise[2], noise[3]])
 hessian = inputs @ inputs.T
 
 # %%
