@@ -57,7 +57,7 @@ CODE = 150_000  # characters of the standard library's code, for lesson 444
 LESSON_434 = ("gpt2-folder/*", "gpt2-folder-trace.npz", "smollm2.npz")  # the files of tests/gpt/golden that it loads
 DEMO = "runs/demo"
 # About how many seconds a lesson runs, if not USUALLY: from this follows how long the rest takes.
-SECONDS = {"00": 4, "01": 4, "421": 5, "423": 4, "432": 35, "445": 28, "446": 33, "451": 25, "452": 24, "453": 5}
+SECONDS = {"one": 20, "00": 4, "01": 4, "421": 5, "423": 4, "432": 30, "445": 28, "446": 33, "453": 25, "455": 60}
 USUALLY = 14
 WITH_A_MODEL = "`make site WITH=smollm` or `python scripts/setup.py --with smollm site` brings one, in a minute or two"
 NO_MODEL = "<h2>What comes next?</h2><p>The model that continues a story here is trained after the lessons.</p>"
@@ -107,13 +107,7 @@ def write_site(out: Path, assets: Path, model: str, numbers: list[str] | None, s
     copy_assets(assets, out)
     write_service(out, "unfinished")
     project(out / "project.zip")
-    draw(
-        out,
-        "step/index.html",
-        STEP,
-        "One step, op by op",
-        step.start(),
-    )
+    draw(out, "step/index.html", STEP, "One step, op by op", step.start())
     draw(out, "train/index.html", "site/train.html site/train.js", "Train a GPT", train.start())
     packed = write_chat(out)
     write_debugger(out)
@@ -203,13 +197,8 @@ def train_demo(folder: str) -> bool:
 def write_explorer(source: str, out: Path) -> dict[str, Any]:
     """The model and the page that looks into it. Returns its answers to the first words, for the first page."""
     looker = write_model(source, out / "models" / "stories.zip")
-    draw(
-        out,
-        "explore/index.html",
-        "explore.html explore.js",
-        "Look inside a model",
-        {"model": "stories", "text": BEGINNING},
-    )
+    beginning = {"model": "stories", "text": BEGINNING}
+    draw(out, "explore/index.html", "explore.html explore.js", "Look inside a model", beginning)
     first = looker.look({"text": BEGINNING})
     answers = [first] + [looker.look({"ids": [*first["ids"], word["id"]]}) for word in first["alternatives"]]
     kept = [{name: answer[name] for name in ("text", "ids", "tokens", "alternatives")} for answer in answers]

@@ -118,6 +118,9 @@ def test_a_change_that_breaks_a_right_result_explains_nothing():
 KEYS_OF_ALL = """K = np.einsum("hdl,sl->hsd", W_UK, c)
 scores = (np.einsum("hd,hsd->hs", q, K) + q_rope @ k_rope.T)"""
 ALL_SCORES = "S = np.einsum('td,sd->ts', q, k)\nfor start in range(0, len(k), tile):"
+EACH_ITS_OWN = """for name, g in gradients.items():
+    gradients[name] = g * min(1, max_norm / np.sqrt((g * g).sum()))
+norm = 0"""
 
 # What a learner was told that sent them elsewhere, and what they are told now.
 MISLED = [
@@ -130,6 +133,9 @@ MISLED = [
     ("online_softmax", "for start in range(0, len(k), tile):", ALL_SCORES, "(T, S) matrix of scores", "not among"),
     ("induction", "follows[:, 1:] = ids[:, None] == ids[None, :-1]", "follows = ids[:, None] == np.roll(ids, 1)",
      "`follows[:, 1:] = ids", "belongs `follows &="),
+    ("speculative", "missing / missing.sum()", "p / p.sum() if True else np.random.random()", "drawn from p", "random"),
+    ("training_loop", "norm = np.sqrt(sum((g * g).sum() for g in gradients.values()))", EACH_ITS_OWN, "`norm = sqrt",
+     "`loss = backward"),
 ]  # fmt: skip
 
 

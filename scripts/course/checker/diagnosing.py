@@ -20,9 +20,9 @@ A vague diagnosis is better than a wrong one: each must hold in all cases that a
 makes a sentence of it.
 """
 
-import ast
 import copy
 import inspect
+import re
 from typing import Any, NamedTuple
 
 from minigrad import Tensor
@@ -71,8 +71,13 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     the exercise's author chose to show mistakes (`trial.check.telling`); None if nothing is. witnesses: cases in which
     an explanation must hold as well.
     """
-    # Random numbers.
-    if any("random" in vars(node).values() for node in ast.walk(ast.parse(trial.text))):
+    # Random numbers: it runs, and does not without them. Otherwise it is only prepared to draw some.
+    without = re.sub(r"\brandom\b", "no_random", trial.text)
+    if (
+        without != trial.text
+        and found.kind != "error"
+        and trial.recorded(without, case, trial.douts(case), 0)[0].raised
+    ):
         return Reason("random", case)
 
     # A remark that a check's `call` appends to the results, where those of the right solution end with None. In the
@@ -159,9 +164,15 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
 
 def first_lacking(trial: Trial, all_runs: list[Runs]) -> tuple[Apart | None, Case]:
     """The first right step that the learner lacks in any of some cases, and the case: elsewhere it may be there by
-    chance. Not a step whose formula stands in the file: what goes into it is wrong.
+    chance. Not a step whose formula stands in the file: what goes into it is wrong. Nor one for which another case
+    shows that the learner has another way. In a loop, what comes first in the text may be lacking from the second round
+    on only, because of what comes after it.
     """
-    lacking = [(step, runs.case) for runs in all_runs for step in runs.right if not stands(trial, step.line)]
+    replaced = set[int]().union(*(runs.replaced for runs in all_runs))
+    lacking = []
+    for runs in all_runs:
+        steps = [step for step in runs.right if step.line not in replaced and not stands(trial, step.line)]
+        lacking += [(step, runs.case) for step in steps[:1]]  # the first one in time
     return min(lacking, key=lambda one: one[0].line, default=(None, all_runs[0].case))
 
 

@@ -54,9 +54,19 @@ class Runs:
         def is_mine(step: Step) -> bool:
             return mine.has(step[2]) or mine.has_loop(right_rounds.get(step[:2]))
 
-        self.is_right = is_right
+        self.is_right, self.is_mine = is_right, is_mine
         self.yours = apart(self.steps, trial.text, is_right)
         self.right = apart(self.right_steps, trial.reference.text, is_mine) if self.steps else []
+
+    @property
+    def replaced(self) -> set[int]:
+        """The lines of right statements for which the learner has another way, before the first step that is lacking:
+        their many numbers are not there, and what builds on them is.
+        """
+        lacking = {step.line for step in self.right}
+        before = itertools.takewhile(lambda step: step[0] not in lacking, self.right_steps if lacking else [])
+        others = [step for step in before if step[1].endswith(" =") and not self.is_mine(step)]
+        return {line for line, _, value in others if len(np.unique(value)) > 2}
 
 
 def right_lines(trial: Trial) -> set[int]:
@@ -116,19 +126,22 @@ def rounds(steps: list[Step]) -> dict[tuple[int, str], np.ndarray]:
 
 def apart(steps: Sequence[Step], text: str, has: Callable[[Step], bool]) -> list[Apart]:
     """The statements of the program `text` whose values the other run has not, and no right step builds on them."""
-    built_on, uses = set[str](), computing(text)
+    built_on, counted, uses = set[str](), set[str](), computing(text)
     found: list[Apart] = []
     for i in reversed(range(len(steps))):
         line, said, value = steps[i]
         is_statement, name = said.endswith(" ="), bare(said)
         if is_statement and line not in uses:
             continue
-        is_count = value.ndim == 0 and value.dtype.kind in "iub"  # a length, which other steps have by chance
+        is_whole = value.dtype.kind in "iub"  # places, masks: where they are right, other numbers may lead to them
+        is_count = value.ndim == 0 and is_whole  # a length, which other steps have by chance
         is_plain = value.size and len(np.unique(value)) < 2 and np.isin(value, range(-3, 4)).all()  # zeros, ones
         says_much = not is_count and not is_plain and (is_statement or value.ndim > 0)
-        if says_much and has(steps[i]) or is_statement and name in built_on:
+        is_weak = is_whole or re.search(r"\b(max|min)\([^()]*\)$", said)
+        is_built_on = name in built_on or is_whole and name in counted
+        if says_much and has(steps[i]) or is_statement and is_built_on:
             built_on.discard(name)
-            built_on |= uses[line] if is_statement else words(said)
+            (counted if is_weak else built_on).update(uses[line] if is_statement else words(said))
         elif is_statement and says_much:
             found.append(Apart(line, name))
     return found[::-1]

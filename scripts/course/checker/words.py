@@ -18,6 +18,7 @@ from . import source
 from .checks import Case
 from .comparing import REPAIRED, Difference
 from .diagnosing import Reason
+from .steps import words
 from .trial import Answer, Finding, Reference, Trial
 
 # --- a finding --------------------------------------------------------------------------------------------------------
@@ -176,14 +177,15 @@ def of_reason(trial: Trial, found: Finding, reason: Reason) -> str:
         return with_names(trial, "; or, with the same numbers: ".join(changes)) + error
     if reason.kind == "graft":
         belongs = of_step(trial.reference, fact.right, fact.said)
-        return with_names(trial, f"{said}; in line {fact.line} belongs {belongs}: with its value there, it is right")
+        sentence = f"{said}; in line {fact.line} belongs {belongs}: with its value there, it is right"
+        return with_names(trial, sentence, is_sure=False)
     if reason.kind == "repair":
         return with_names(trial, "; ".join([said, *map(of_repair, fact)]))
     if (step := reason.step) is not None:
         lacking = (
             f"the first step of a right solution that is not among yours is {of_step(trial.reference, step.line, '=')}"
         )
-        return with_names(trial, f"{said}; no single slip explains it: {lacking}")
+        return with_names(trial, f"{said}; no single slip explains it: {lacking}", is_sure=False)
     cut = found.difference is not None and found.difference.kind == "tokens"
     remarks = "; ".join(remark for remark in trial.reference.comments.values() if cut and remark not in ("", "TODO"))
     return f"{said} ({remarks})" if remarks else said
@@ -197,11 +199,19 @@ def of_step(reference: Reference, line: int, said: str) -> str:
     return reference.formula(line) + (f" ({comment})" if comment else "")
 
 
-def with_names(trial: Trial, sentence: str) -> str:
-    """A sentence with formulas, and what those names of the right solution stand for that the learner does not use."""
-    used = set(re.findall(r"\w+", " ".join(re.findall("`(.*?)`", sentence)))) - set(re.findall(r"\w+", trial.text))
-    formulas = {name: formula for name, formula in trial.reference.formulas.items() if formula not in sentence}
-    return "; ".join([sentence, *(f"{name} is `{formula}`" for name, formula in formulas.items() if name in used)])
+def with_names(trial: Trial, sentence: str, is_sure: bool = True) -> str:
+    """A sentence with formulas, and what those names of the right solution stand for that the learner does not use.
+
+    is_sure: whether a name that the learner uses is the same thing; otherwise it is explained as well.
+    """
+    said = [formula.rpartition(" = ")[2] for formula in re.findall("`(.*?)`", sentence)]
+    used, known = words(" ".join(said)), words(trial.text)
+    explained = [
+        f"{name} is `{formula}`"
+        for name, formula in trial.reference.formulas.items()
+        if name in used and formula not in sentence and not (name in known if is_sure else name in words(formula))
+    ]
+    return "; ".join([sentence, *explained])
 
 
 def of_repair(change: Change) -> str:
