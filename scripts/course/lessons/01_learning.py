@@ -7,8 +7,6 @@ NumPy, compared with the project's own. Weight decay comes last.
 Bishop 2006, "Pattern recognition and machine learning", section 4.3.4; Kingma & Ba 2015, "Adam", algorithm 1.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 import minigrad.functional as F

@@ -6,8 +6,6 @@ table of which letter follows which, already shows everything: training, loss, g
 Shannon 1948, "A mathematical theory of communication", section 3 (the same experiment, by hand).
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from typing import Any

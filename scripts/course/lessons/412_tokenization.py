@@ -6,8 +6,6 @@ is not neutral preprocessing, because it decides what the model can see. Four ex
 Sennrich et al. 2016, "Neural machine translation of rare words with subword units", section 3.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

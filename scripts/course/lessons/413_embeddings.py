@@ -6,8 +6,6 @@ so a second row, for the position, is added. Mikolov et al. 2013, "Efficient est
 vector space" (bag of words); Vaswani et al. 2017, "Attention is all you need", sections 3.4 and 3.5.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 import minigrad.functional as F

@@ -7,8 +7,6 @@ model lacks: what attention was made for.
 Bengio et al. 2003, "A neural probabilistic language model", section 2.
 """
 
-from __future__ import annotations
-
 import itertools
 from collections import Counter
 

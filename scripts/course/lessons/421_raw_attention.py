@@ -5,8 +5,6 @@ of them. With which weights? Here are three attempts. The third is attention: we
 Bahdanau et al. 2015, "Neural machine translation by jointly learning to align and translate", section 3.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

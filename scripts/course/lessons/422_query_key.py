@@ -5,8 +5,6 @@ no longer has to be mutual, and it is no longer similarity. Then a trap: with ma
 softmax collapses onto one token, and its gradient vanishes, unless the scores are scaled. Vaswani et al. 2017, 3.2.1.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 import minigrad.functional as F

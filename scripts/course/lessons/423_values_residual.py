@@ -5,8 +5,6 @@ output is then added to the token instead of replacing it. The residual stream i
 network; gradients flow back along it. Vaswani et al. 2017, 3.2.1; He et al. 2016, "Deep residual learning", section 3.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 import minigrad.functional as F

@@ -6,8 +6,6 @@ one, and see which of them it needs.
 Vaswani et al. 2017, section 3.2.2; Michel et al. 2019, "Are sixteen heads really better than one?", section 3.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

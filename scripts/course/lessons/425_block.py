@@ -6,8 +6,6 @@ block that a GPT repeats. Ba et al. 2016, "Layer normalization"; Xiong et al. 20
 transformer architecture"; Geva et al. 2021, "Transformer feed-forward layers are key-value memories".
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 import minigrad.functional as F

@@ -7,8 +7,6 @@ Vaswani et al. 2017; Radford et al. 2019; Brown et al. 2020 (GPT-3), table 2.1; 
 2022 (no positions); Wang et al. 2022 (architectures).
 """
 
-from __future__ import annotations
-
 import itertools
 from unittest import mock
 

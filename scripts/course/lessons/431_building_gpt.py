@@ -8,8 +8,6 @@ as gpt/model/gpt2.py, and a generation loop of ten lines writes the same text as
 Radford et al. 2019, section 2.3 (initialization); Press & Wolf 2017, "Using the output embedding" (weight tying).
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

@@ -8,8 +8,6 @@ Radford et al. 2019; Pascanu et al. 2013, "On the difficulty of training recurre
 (warm-up); Loshchilov and Hutter 2017 (cosine decay).
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from typing import Any

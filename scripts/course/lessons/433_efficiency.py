@@ -9,8 +9,6 @@ attention); Rajbhandari et al. 2020 (ZeRO, section 5); Kaplan et al. 2020, Hoffm
 2024 (scaling).
 """
 
-from __future__ import annotations
-
 import itertools
 import time
 import timeit

@@ -8,8 +8,6 @@ transformers library saved; the real weights, at the end, are SmolLM2's. For GPT
 --model gpt2.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Callable

@@ -7,8 +7,6 @@ models reach. Karpathy 2019, "A recipe for training neural networks"; Smith 2017
 curve).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -6,8 +6,6 @@ should be trained: nothing, a part, or everything? This lesson measures what eac
 The task: which part of Python's documentation does a paragraph come from? Radford et al. 2018 (GPT-1), section 3.2.
 """
 
-from __future__ import annotations
-
 import copy
 import time
 

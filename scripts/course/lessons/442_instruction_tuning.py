@@ -7,8 +7,6 @@ can be counted, because its world consists of forty invented countries.
 Ouyang et al. 2022 (InstructGPT); Taori et al. 2023 (Alpaca); Zhou et al. 2023 (LIMA).
 """
 
-from __future__ import annotations
-
 import copy
 import json
 import math

@@ -7,8 +7,6 @@ Lesson 4.4.3b reaches the same aim with DPO, which needs neither.
 Ouyang et al. 2022 (InstructGPT); Schulman et al. 2016 and 2017 (GAE, PPO); Gao et al. 2023 (reward hacking).
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from typing import Any

@@ -6,8 +6,6 @@ looks at what its gradient does to both replies, and compares it with imitating 
 Rafailov et al. 2023 (DPO); Pang et al. 2024 (DPO with a term for imitation).
 """
 
-from __future__ import annotations
-
 import copy
 import math
 from functools import partial

@@ -6,8 +6,6 @@ Hu et al. 2022 (LoRA); Biderman et al. 2024 (LoRA learns less and forgets less);
 (LLM.int8(), QLoRA); Frantar et al. 2022 (GPTQ); Lin et al. 2024 (AWQ).
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 import timeit

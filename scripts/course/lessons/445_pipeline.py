@@ -7,8 +7,6 @@ Ouyang et al. 2022 (InstructGPT); Rafailov et al. 2023 (DPO); Pang et al. 2024 (
 (LoRA); Dettmers et al. 2023 (QLoRA).
 """
 
-from __future__ import annotations
-
 import copy
 import math
 import tempfile

@@ -6,8 +6,6 @@ writers sometimes think first and sometimes answer at once. Nobody tells it whic
 Shao et al. 2024 (DeepSeekMath: GRPO); DeepSeek-AI 2025 (R1); Liu et al. 2025 (Dr. GRPO); Yu et al. 2025 (DAPO).
 """
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Callable

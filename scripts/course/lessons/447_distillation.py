@@ -8,8 +8,6 @@ Hinton et al. 2015, arXiv 1503.02531; Sanh et al. 2019, 1910.01108 (DistilBERT);
 Agarwal et al. 2023, 2306.13649 (GKD).
 """
 
-from __future__ import annotations
-
 import copy
 import itertools
 

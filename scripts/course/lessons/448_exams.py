@@ -8,8 +8,6 @@ Gao et al. (lm-evaluation-harness); Hendrycks et al. 2021, arXiv 2009.03300 (MML
 (models prefer a letter); Miller 2024, 2411.00640 (error bars for exams).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

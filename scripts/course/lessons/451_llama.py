@@ -8,8 +8,6 @@ Zhang & Sennrich 2019 (RMSNorm); Su et al. 2021 (rotary positions); Shazeer 2020
 queries); Touvron et al. 2023 (Llama).
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import Any
 

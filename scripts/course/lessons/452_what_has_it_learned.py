@@ -7,8 +7,6 @@ Elhage et al. 2021, "A mathematical framework for transformer circuits"; Olsson 
 induction heads"; nostalgebraist 2020 (logit lens); Meng et al. 2022 (activation patching).
 """
 
-from __future__ import annotations
-
 import copy
 
 import numpy as np

@@ -6,8 +6,6 @@ long in all of them. This lesson looks at the directions of a step, takes Muon a
 Jordan et al. 2024 (Muon); Liu et al. 2025, arXiv 2502.16982 (the size of its steps).
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

@@ -6,8 +6,6 @@ one token through the router, compares the mixture with MLPs of equal work and o
 Shazeer et al. 2017, arXiv 1701.06538; Fedus et al. 2021, 2101.03961 (Switch); Jiang et al. 2024, 2401.04088 (Mixtral).
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

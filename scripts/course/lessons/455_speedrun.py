@@ -6,8 +6,6 @@ a few in this way. This lesson runs the demo by such rules: one change at a time
 time, and no belief in a difference that another seed could make.
 """
 
-from __future__ import annotations
-
 import functools
 import time
 from typing import Any

@@ -7,8 +7,6 @@ Ainslie et al. 2023 (grouped queries); DeepSeek-AI 2024, "DeepSeek-V2" (latent a
 7B" (sliding window); Xiao et al. 2023, "StreamingLLM" (attention sinks).
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable, Iterator
 

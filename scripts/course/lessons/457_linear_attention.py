@@ -7,8 +7,6 @@ Katharopoulos et al. 2020, arXiv 2006.16236; Schlag et al. 2021, 2102.11174 (del
 (gated delta rule); Arora et al. 2023, "Zoology", 2312.04927 (recall).
 """
 
-from __future__ import annotations
-
 import sys
 import time
 from collections.abc import Iterator
