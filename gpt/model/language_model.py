@@ -54,8 +54,8 @@ class LanguageModel(StructuredModel):
         """The output of the body, which the head reads: ids (B, T), or (T) for one sequence, -> (B, T, C).
 
         cache: read `ids` as the continuation of the cached tokens, and append them (without gradients). attention_mask
-        (B, tokens so far): 0 is padding. Raises what `checked` raises, and ValueError for more tokens than the block
-        size.
+        (B, tokens so far): 0 is padding, and k is the k-th of several texts that are packed into a row. Raises what
+        `checked` raises, and ValueError for more tokens than the block size.
         """
         ids, attention_mask = self.checked(ids, attention_mask)
         return self.body(ids, cache, attention_mask)

@@ -26,8 +26,19 @@ def positions_and_mask(
 
     Positions are (T). The mask is (T, S), where S includes the tokens in the cache; it is None if the causal rule of
     attention is enough, which is so without a cache and for a single token. With an attention_mask (B, S), 0 for
-    padding, positions are (B, T), because padding is not counted, and the mask is (B, 1, T, S). Raises ValueError for
-    more tokens than the block size.
+    padding, positions are (B, T), because padding is not counted, and the mask is (B, 1, T, S). Where several texts are
+    packed into a row, attention_mask is k for the k-th: its positions begin at 0, and it sees no other text. Raises
+    ValueError for more tokens than the block size.
+
+    >>> positions, mask = positions_and_mask(np.array([[7, 8, 9, 7, 9]]), None, np.array([[1, 1, 1, 2, 2]]), 5)
+    >>> positions
+    array([[0, 1, 2, 0, 1]])
+    >>> mask.data[0, 0].astype(int)
+    array([[1, 0, 0, 0, 0],
+           [1, 1, 0, 0, 0],
+           [1, 1, 1, 0, 0],
+           [0, 0, 0, 1, 0],
+           [0, 0, 0, 1, 1]])
     """
     xp = module_of(ids)
     B, T = ids.shape
@@ -39,10 +50,12 @@ def positions_and_mask(
         return xp.arange(past, past + T), mask
     if attention_mask.shape != (B, past + T):
         raise ValueError(f"attention_mask must have shape {(B, past + T)}, got {attention_mask.shape}")
-    real = attention_mask != 0  # (B, S)
-    positions = xp.maximum(real.cumsum(axis=1) - 1, 0)[:, past:]  # counts real tokens only
-    # (T, S) & (B, 1, 1, S) -> (B, 1, T, S): a key must be in the past and real; the same for all heads
-    return positions, Tensor(causal_mask(xp, T, past + T, past) & real[:, None, None, :])
+    of_query, of_key = attention_mask[:, past:, None], attention_mask[:, None, :]  # (B, T, 1), (B, 1, S)
+    same_text = (of_query == of_key) | (of_query == 0)  # what padding sees does not matter
+    # (T, S) & (B, 1, S) & (B, T, S): a key must be in the past, real, and of the same text
+    visible = causal_mask(xp, T, past + T, past) & (of_key != 0) & same_text
+    positions = xp.maximum(visible.sum(axis=-1) - 1, 0)  # (B, T): how many earlier tokens it sees
+    return positions, Tensor(visible[:, None])  # (B, 1, T, S): the same for all heads
 
 
 class SinusoidalPositions(nn.Module):
