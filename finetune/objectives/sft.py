@@ -12,6 +12,7 @@ uses `packed_sft_loss`, which has the same value in less time: it packs short co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -64,52 +65,70 @@ def collate(conversations: Sequence[Conversation]) -> Batch:
 
 # --- packing: several conversations in one row ------------------------------------------------------------------------
 #
-# In a batch with one long conversation, most of the other rows is padding, which is computed for nothing. Nobody learns
-# from it, so the same conversations can be put into fewer rows:
+# Every row of a batch is as long as the longest conversation, and the rest of it is padding, which is computed for
+# nothing. The same conversations fit into fewer tokens if a row holds several of them:
 #
-#     1 1 1 1 1 1 1 1              1 1 1 1 1 1 1 1
-#     1 1 1 . . . . .      ->      1 1 1 1 1 2 2 2
-#     1 1 1 1 1 . . . .
+#     1 1 1 1 1 1 1 .
+#     1 1 1 . . . . .              1 1 1 1 1 1 1 1 2 2 2
+#     1 1 1 1 . . . .      ->      1 1 1 1 1 1 1 2 2 2 2
+#     1 1 1 1 1 1 1 1
 #
-# The model must not see that they are neighbors. The numbers above are the attention_mask, from which it knows where
-# each begins: its positions start at 0 again, and its tokens attend to no other conversation.
+# The model must not see that they are neighbors. The numbers on the right are the attention_mask, which tells it where
+# each conversation is: positions begin again at 0, and no token attends to another conversation.
+
+MAX_ROW = 512  # tokens in a row of several conversations; attention computes a mask of all pairs of them
 
 
 def packed_sft_loss(model: LanguageModel, batch: Batch) -> tuple[Tensor, int, dict[str, Any]]:
-    """The same as `sft_loss`, up to rounding, in less time. (Dropout, if there is any, draws other numbers.)
+    """The same as `sft_loss` up to rounding, in less time. (Dropout, if there is any, draws other numbers.)
 
-    The packing is done here, not in `collate`, because processes that train together share out rows of one conversation
-    each. Each process packs its own.
+    `collate` cannot do this: processes that train together share out a batch by its rows, one for each conversation.
+    Then each of them packs its own.
     """
-    ids, targets, attention_mask = pack(*batch)
+    ids, targets, attention_mask = pack(*batch, min(MAX_ROW, model.config.block_size))
     return sft_loss(model, (ids, targets), attention_mask)
 
 
-def pack(ids: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Inputs and targets (B, T) in fewer rows of at most T tokens, and the attention_mask: k for a row's k-th text.
+def pack(ids: np.ndarray, targets: np.ndarray, max_row: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Conversations (B, T) in fewer, longer rows: inputs, targets, and k for each token of a row's k-th conversation.
 
-    >>> ids, targets, attention_mask = pack(*collate([([1, 2], [0, 1]), ([3, 4, 5, 6], [0, 0, 0, 1]), ([7, 8], [0, 1])]))
+    A row has at most `max_row` tokens, or T if this is more.
+
+    >>> batch = collate([([1, 2], [0, 1]), ([3, 4, 5, 6], [0, 0, 0, 1]), ([7, 8], [0, 1])])
+    >>> ids, targets, attention_mask = pack(*batch, max_row=4)
     >>> ids.tolist(), targets.tolist(), attention_mask.tolist()
     ([[3, 4, 5], [1, 7, 0]], [[-100, -100, 6], [2, 8, -100]], [[1, 1, 1], [1, 2, 0]])
     """
     T = ids.shape[1]
-    # A conversation ends where its last target is: what follows, padding as a rule, changes no loss.
+    # A conversation ends at its last target: nothing is learned from what follows, which is padding as a rule.
     lengths = np.where(targets != IGNORE, np.arange(1, T + 1), 1).max(axis=1)  # (B)
-    # First fit: the longest first, each into the first row in which there is room.
-    rows: list[list[int]] = []  # the conversations of each row
-    for i in np.argsort(-lengths, kind="stable"):
-        for row in rows:
-            if lengths[row].sum() + lengths[i] <= T:
-                row.append(i)
-                break
-        else:  # there is no such row
-            rows.append([i])
+    rows = balanced_rows(lengths, max(T, max_row))
 
-    def joined(array: np.ndarray, fill: int) -> np.ndarray:
+    def packed(array: np.ndarray, fill: int) -> np.ndarray:
         return pad_right([np.concatenate([array[i, : lengths[i]] for i in row]) for row in rows], fill)[0]
 
     numbers = [np.repeat(np.arange(1, len(row) + 1), lengths[row]) for row in rows]
-    return joined(ids, 0), joined(targets, IGNORE), pad_right(numbers, 0)[0]
+    return packed(ids, 0), packed(targets, IGNORE), pad_right(numbers, 0)[0]
+
+
+def balanced_rows(lengths: np.ndarray, max_row: int) -> list[list[int]]:
+    """The conversations of each row: few rows of about the same length, which is at most `max_row` tokens.
+
+    >>> balanced_rows(np.array([7, 3, 4, 8]), max_row=12)
+    [[3, 1], [0, 2]]
+    """
+    longest_first = np.argsort(-lengths, kind="stable").tolist()
+    n = math.ceil(lengths.sum() / max_row)
+    while True:
+        rows: list[list[int]] = [[] for _ in range(n)]
+        tokens = [0] * n
+        for i in longest_first:
+            shortest = tokens.index(min(tokens))
+            rows[shortest].append(i)
+            tokens[shortest] += int(lengths[i])
+        if max(tokens) <= max_row:
+            return rows
+        n += 1  # they do not fit: take one row more
 
 
 # --- from examples to conversations -----------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from gpt.training.training_step import LossFunction, language_model_loss
 from ..built_in.tasks import TASKS, instruction_tasks
 from ..data.chat_template import ChatTemplate
 from ..data.datasets import Example, ShuffledBatches, read_examples
-from ..objectives.sft import collate, encode_examples, sft_loss
+from ..objectives.sft import collate, encode_examples, packed_sft_loss
 from .sft import VALIDATION_ITEMS, load_data, validate_answers
 
 LONGEST = 1024  # tokens of a training sequence, for models that can read more
@@ -99,7 +99,7 @@ def conversations_task(
     batches = ShuffledBatches(conversations, config.batch_size, collate, config.seed)
     note = f"; {shortened:,} were too long and lost their oldest turns" if shortened else ""
     size = f"{len(conversations):,} conversations to learn from, {len(tests):,} to test on"
-    return Task(batches, sft_loss, validate, size + note)
+    return Task(batches, packed_sft_loss, validate, size + note)
 
 
 def loss_on_own_text(model: LanguageModel, source: str, max_sequences: int) -> dict[str, float]:

@@ -42,7 +42,7 @@ from ..evaluation.answering import (
     show_replies,
     show_scores,
 )
-from ..objectives.sft import Conversation, collate, encode_examples, sft_loss
+from ..objectives.sft import Conversation, collate, encode_examples, packed_sft_loss
 
 TRAIN_ITEMS, TEST_ITEMS = 20_000, 400
 VALIDATION_ITEMS = 80  # test questions that are asked at each evaluation: see COLUMNS
@@ -117,7 +117,7 @@ def train_sft(run: Run, config: SFTConfig) -> None:
     # Training: each step makes the assistant's tokens more likely.
     run.prepare(model, config.training)  # the optimizer, and the schedule of its learning rate
     model.train()
-    train(run, batches, one_step(run, sft_loss), validate)  # the loop: gpt/training/training_loop.py
+    train(run, batches, one_step(run, packed_sft_loss), validate)  # the loop: gpt/training/training_loop.py
 
     # The report: the same questions again.
     if not run.interrupted:
@@ -144,7 +144,7 @@ def validate_answers(
     tasks: Sequence[TaskItem],
 ) -> dict[str, float]:
     """The loss on held-out conversations, and the share of tasks, if there are any, that are done correctly."""
-    metrics = evaluate(model, batches_of(conversations, run.config.batch_size, collate), sft_loss, run.team)
+    metrics = evaluate(model, batches_of(conversations, run.config.batch_size, collate), packed_sft_loss, run.team)
     metrics = {"val_loss": metrics.pop("loss"), **metrics}  # renamed: `pop` runs before the others are copied
     if tasks:
         metrics |= run.team.once(partial(ask_and_score, model, tokenizer, tasks))  # on one process only

@@ -152,7 +152,8 @@ class StateCache(KVCache):
 class LinearAttention(nn.Module):
     """In the place of CausalSelfAttention. β = σ(...) and α = σ(4 + ...) are computed from each token, for each head.
 
-    With a cache, the state is all that is kept. A mask is read only for padding, which neither writes nor fades.
+    With a cache, the state is all that is kept. A mask is read only for padding, which neither writes nor fades: a row
+    holds one text.
     """
 
     def __init__(self, width: int, n_head: int, kind: str = "gated delta"):

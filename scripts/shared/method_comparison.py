@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.objectives.sft import sft_loss
+from finetune.objectives.sft import packed_sft_loss
 from finetune.quantization import memory
 from finetune.stages.lora_data import is_conversations
 from finetune.stages.lora_model import LoRARunConfig
@@ -46,7 +46,7 @@ def check_same(config: LoRARunConfig) -> None:
 def measured(run: Run) -> dict[str, Any]:
     """The result and the cost of a finished run, as a row of the table; sizes in bytes."""
     config = run.config
-    loss_fn = sft_loss if is_conversations(config.data) else language_model_loss
+    loss_fn = packed_sft_loss if is_conversations(config.data) else language_model_loss
     weights = memory(run.model)
     moments = moment_bytes(run.optimizer)
     return {

@@ -7,7 +7,7 @@ from finetune.built_in.tasks import TaskItem, instruction_tasks
 from finetune.data.chat_template import ChatTemplate, add_chat_tokens
 from finetune.data.datasets import IGNORE, Example, read_examples
 from finetune.evaluation.answering import Reply, ask, chat_template, no_template, other_template, scores, scores_by_task
-from finetune.objectives.sft import collate, encode_examples, sft_loss
+from finetune.objectives.sft import balanced_rows, collate, encode_examples, pack, packed_sft_loss, sft_loss
 from finetune.stages.sft import SFTConfig, train_sft
 from gpt import Tokenizer, load_checkpoint
 from gpt.training.checkpoint import has_checkpoint, load_state
@@ -16,7 +16,7 @@ from gpt.training.run import start
 from gpt.training.training_config import TrainingConfig
 from minigrad import use_kernels
 from tests.finetune.small import small_chat_model, write_rows
-from tests.gpt.small import save_model, small_gpt
+from tests.gpt.small import assert_same, gradients_of, save_model, small_gpt, small_llama
 
 TALK = [{"role": "user", "content": "the word?"}, {"role": "assistant", "content": "kel"}]
 
@@ -75,6 +75,65 @@ def test_what_the_assistant_says_in_a_prompt_is_not_learned(chat, completion):
     (shorter,), cut = encode_examples([example], template, len(ids) - 3)  # without its first turn
     assert cut == 1 and shorter == template.encode(TALK)
     assert template.marked(example.messages, completion).count("[") == sum(loss_mask)
+
+
+# --- packing ----------------------------------------------------------------------------------------------------------
+
+
+def talks_of(*lengths):
+    """Conversations of random tokens, of which the second half is learned from, and perhaps some tokens more."""
+    rng = np.random.default_rng(lengths)
+    return [(rng.integers(0, 37, n).tolist(), [i >= n // 2 or rng.random() < 0.2 for i in range(n)]) for n in lengths]
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+@pytest.mark.parametrize("make", [small_gpt, small_llama])
+@pytest.mark.parametrize("lengths, rows", [((3, 7, 2, 5, 4, 6, 3), 2), ((13, 4, 5, 3), 2), ((13,), 1), ((8, 8, 8), 3)])
+def test_packed_loss_and_gradients_are_those_of_padding(kernels, make, lengths, rows):
+    model = make(dtype="float64")  # reads 12 tokens: one less than a conversation has
+    batch = collate(talks_of(*lengths))
+    assert len(pack(*batch, max_row=12)[0]) == rows
+    results = []
+    for loss_fn in (sft_loss, packed_sft_loss):
+        model.zero_grad()
+        with use_kernels(kernels):
+            loss, *rest = loss_fn(model, batch)
+            loss.backward()
+        results.append((loss.item(), rest, gradients_of(model)))
+    (padded, *expected, gradients), (packed, *found, packed_gradients) = results
+    assert packed == pytest.approx(padded, rel=1e-12) and found == expected
+    assert_same(packed_gradients, gradients, atol=1e-10)
+
+
+@pytest.mark.parametrize("kernels", ["textbook", "fast"])
+@pytest.mark.parametrize("make", [small_gpt, small_llama])
+def test_nothing_leaks_from_one_conversation_into_another(kernels, make):
+    model = make()
+    ids, _, attention_mask = pack(*collate(talks_of(4, 5, 4)), max_row=12)
+    others = attention_mask != 2
+    assert attention_mask.tolist() == [[1] * 4 + [2] * 3 + [3] * 3]
+    with use_kernels(kernels):
+        before = model(ids, attention_mask=attention_mask).data
+        after = model(np.where(others, ids, (ids + 1) % 37), attention_mask=attention_mask).data
+    assert np.array_equal(after[others], before[others])
+    assert (after[~others] != before[~others]).all()
+
+
+def test_each_conversation_is_in_one_row_that_is_not_too_long():
+    rng = np.random.default_rng(0)
+    for max_row in (60, 64, 100, 512):
+        lengths = rng.integers(1, 61, size=rng.integers(1, 40))
+        rows = balanced_rows(lengths, max_row)
+        assert sorted(sum(rows, [])) == list(range(len(lengths)))
+        assert max(lengths[row].sum() for row in rows) <= max_row
+
+
+def test_rows_from_which_nothing_is_learned_can_be_packed(chat):
+    model, _ = chat
+    batch = collate([([1, 2, 3], [False] * 3), ([4, 5], [False, True])])
+    assert packed_sft_loss(model, batch)[0].item() == pytest.approx(sft_loss(model, batch)[0].item(), rel=1e-6)
+    loss, count, _ = packed_sft_loss(model, collate([([1, 2, 3], [False] * 3)]))
+    assert loss.item() == count == 0
 
 
 # --- a run ------------------------------------------------------------------------------------------------------------
