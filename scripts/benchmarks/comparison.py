@@ -10,7 +10,7 @@ from typing import Any
 
 from scripts.benchmarks.turns import Figures, is_ours, take_turns
 
-BASES = ("fast", "float32", "torch", "torch.compile", "torch bfloat16")  # sides that others are compared with
+BASES = ("fast", "float32", "torch", "torch.compile", "torch bfloat16", "PEFT")  # sides that others are compared with
 
 
 @dataclasses.dataclass(frozen=True)

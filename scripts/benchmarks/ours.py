@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 import minigrad.functional as F
+from finetune.adapters.applying import apply_lora
+from finetune.adapters.lora import LoRAConfig
 from finetune.quantization.packed import load_packed
 from gpt import GPT, GPTConfig
 from gpt.training.data_parallel import ALONE
@@ -82,6 +84,16 @@ def train(
         part = team.part_of(tuple(token_ids(config, 2, batch, length)), batch)
         for _ in steps(team):
             training_step(model, [part], language_model_loss, optimizer, schedule, 1.0, gradients, team)
+
+
+def lora(steps: Steps, side: str, folder: str, batch: int, length: int) -> None:
+    """Training on one batch of adapters of all linear layers of SmolLM2."""
+    model = load_model("smollm2")[0]
+    apply_lora(model, LoRAConfig(target_modules="all-linear"))
+    optimizer, schedule = prepare_training(model.train(), TrainingConfig(warmup_iters=0, weight_decay=0.0))
+    ids, targets = token_ids(model.config, 2, batch, length)
+    for _ in steps():
+        training_step(model, [(ids, targets)], language_model_loss, optimizer, schedule, 1.0)
 
 
 def generate(

@@ -3,6 +3,7 @@ transformers, for generation and loading. The jobs of ours.py, one by one.
 """
 
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,26 @@ def train(
         loss.item()
 
 
+def lora(steps: Steps, side: str, folder: str, batch: int, length: int) -> None:
+    """Training on one batch of PEFT's adapters of all linear layers of SmolLM2, in transformers."""
+    import peft
+
+    base = quiet_transformers().AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    settings = peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = peft.get_peft_model(base, settings).train()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.0, fused=True)
+    ids, targets = torch.from_numpy(token_ids(base.config, 2, batch, length))
+    for _ in steps():
+        logits = model(ids).logits
+        loss = F.cross_entropy(logits.view(-1, logits.shape[-1]), targets.view(-1))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()
+
+
 def generate(
     steps: Steps,
     side: str,
@@ -136,6 +157,7 @@ def quiet_transformers() -> Any:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    warnings.simplefilter("ignore", FutureWarning)  # PEFT uses what transformers will remove
     return transformers
 
 

@@ -108,6 +108,7 @@ ROWS: dict[str, Any] = {
         warmup=1,
         prepare=save_smollm2,
     ),
+    "LoRA on SmolLM2 beside PEFT": Comparison("lora", (8, 128), ("fast", "PEFT"), warmup=1, prepare=save_smollm2),
     "attention": Series(
         "attention",
         [

@@ -29,6 +29,7 @@ OPPONENTS = {
     "torch": PYTORCH,
     "torch.compile": PYTORCH,
     "torch bfloat16": PYTORCH,
+    "PEFT": (*PYTORCH, "peft"),
     "llama.cpp": ("llama_cpp", "llama_cpp"),
 }
 
