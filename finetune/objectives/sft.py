@@ -105,9 +105,9 @@ def pack(ids: np.ndarray, targets: np.ndarray, max_row: int) -> tuple[np.ndarray
     rows = balanced_rows(lengths, max(T, max_row))
 
     def packed(array: np.ndarray, fill: int) -> np.ndarray:
-        return pad_right([np.concatenate([array[i, : lengths[i]] for i in row]) for row in rows], fill)[0]
+        return pad_right([np.concatenate([array[i, : lengths[i]] for i in row]).tolist() for row in rows], fill)[0]
 
-    numbers = [np.repeat(np.arange(1, len(row) + 1), lengths[row]) for row in rows]
+    numbers = [np.repeat(np.arange(1, len(row) + 1), lengths[row]).tolist() for row in rows]
     return packed(ids, 0), packed(targets, IGNORE), pad_right(numbers, 0)[0]
 
 
