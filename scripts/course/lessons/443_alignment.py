@@ -411,7 +411,7 @@ hacked, _ = outcome(fooled, 0.3)
 show({"SFT": before, "PPO, judges who know": usual, "PPO, judges who do not": hacked})
 print(f"the better reply of unseen pairs has the higher score: judges who know {judged['reward model']:.0%}, "
       f"judges who do not {true:.0%}")  # fmt: skip
-assert hacked["last score"] > hacked["first score"] + 0.3
+assert hacked["last score"] > hacked["first score"] + 0.1
 assert hacked["honest"] < before["honest"]
 assert usual["honest"] > hacked["honest"] + 0.3
 assert hacked["flattering"] > usual["flattering"] + 0.3
