@@ -228,7 +228,7 @@ def write_home(out: Path, answers: dict[str, Any] | None, coming: Sequence[Path]
 
     body = read_text(SITE / "home.html").format(
         begin=link(f"lessons/{begin.stem}.html"),
-        first=f"{dotted(begin)}: {title(begin)}",
+        first=f"{dotted(begin)}{':' * (begin == ONE_PAGE)} {title(begin)}",
         story=read_text(SITE / "story.html") if answers else NO_MODEL,
         lessons=f"{len(course)} lessons" + f" ({len(coming)} of them still being written)" * bool(coming),
         exercises=exercises,
