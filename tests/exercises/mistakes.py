@@ -68,7 +68,7 @@ MISTAKES = [
     ("rms_norm", "(dx_hat - through_rms) / ctx.rms", "dx_hat / ctx.rms - through_rms", "is not divided by `rms`"),
     ("dropout", "keep / (1 - p)", "keep * 1.0", "not divided by `1 - p`"),
     ("dropout", "uniform >= p", "uniform < p", "wrong way around"),
-    ("dropout", "ctx.scaled_mask\n", "np.random.default_rng(0).random(dout.shape)\n", "random"),
+    ("dropout", "dout * ctx.scaled_mask", "dout * np.random.default_rng(0).random(dout.shape)", "random"),
     ("attention", "@ ctx.k * ctx.scale", "@ ctx.k", "`scale`"),
     ("attention", " + mask", "", "`mask`"),
     ("attention", "1 / math.sqrt(q.shape[-1])", "1 / q.shape[-1]", "twice"),
