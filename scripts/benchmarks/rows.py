@@ -9,7 +9,7 @@ from finetune.quantization.folder import save_quantized
 from gpt import GPT, GPTConfig, LlamaConfig, Tokenizer, accounting
 from gpt.training.loading import load_model
 from minigrad.backend import usable_cores
-from scripts.benchmarks import tokenizing
+from scripts.benchmarks import race, tokenizing
 from scripts.benchmarks.comparison import Comparison, Series
 from scripts.benchmarks.ours import DEMO, TECHNIQUES, model_config
 from scripts.benchmarks.turns import is_installed
@@ -117,5 +117,6 @@ ROWS: dict[str, Any] = {
         ],
     ),
     "tokenizer": tokenizing,
+    "nanoGPT": race,
     "techniques": Series("train", [(("fast", other), GPT2_STEP) for other in ("textbook", *TECHNIQUES)]),
 }

@@ -1,14 +1,16 @@
 """scripts/benchmark.py on a model so small that only its report is of interest."""
 
+import json
+import math
 import sys
 
 import pytest
 
 from gpt import GPTConfig
 from scripts import benchmark
-from scripts.benchmarks import ours, rows, turns
+from scripts.benchmarks import ours, race, rows, turns
 from tests.helpers import read_json
-from tests.scripts.running import run_here
+from tests.scripts.running import run_here, write_text
 
 
 def measured(monkeypatch, tmp_path, batch, opponent):
@@ -51,3 +53,35 @@ def test_pytorch_steps_in_bfloat16_with_float32_weights(monkeypatch, tmp_path):
     with pytorch.in_precision("cpu", "bfloat16"):
         assert model.blocks[0].qkv(pytorch.torch.zeros(1, 128)).dtype == pytorch.torch.bfloat16
     assert {p.dtype for p in model.parameters()} == {pytorch.torch.float32}
+
+
+@pytest.mark.slow
+@pytest.mark.oracle
+def test_a_race_is_run_and_told(monkeypatch, tmp_path, capsys):
+    def run_in_this_process(side, rate, seed):
+        monkeypatch.setattr(sys, "argv", ["race", side, str(rate), str(seed), text])
+        capsys.readouterr()
+        race.main()
+        return json.loads(capsys.readouterr().out)
+
+    text = write_text(tmp_path / "text.txt", 3000)
+    monkeypatch.setattr(race, "run", run_in_this_process)
+    monkeypatch.setattr(race, "SEEDS", (5, 6))
+    short = {side: ((2e-3,), {**changes, "max_iters": 16}) for side, (_, changes) in race.SIDES.items()}
+    monkeypatch.setattr(race, "SIDES", {side: short[side] for side in (race.THEIRS, "AdamW")})
+    out = tmp_path / "out.json"
+    assert run_here(benchmark.main, "--only", "nanoGPT", "--text", text, "--out", out) == 0
+    shown = capsys.readouterr().out
+    row = read_json(out)["rows"]["nanoGPT"]
+    theirs, ours = (row["race"][side]["curves"] for side in (race.THEIRS, "AdamW"))
+    assert len(theirs) == len(ours) == 2 and row["command"].endswith(f"--text {text}")
+    assert theirs[0][-1][1] < theirs[0][0][1] - 0.5
+    assert abs(ours[0][-1][1] - theirs[0][-1][1]) < 0.5  # the same model, batches and schedule, other weights
+    assert f"the goal is a loss of {row['goal']:.3f}" in shown and "rate 0.002 | loss" in shown
+
+
+def test_when_a_curve_reaches_the_goal():
+    curve = [(0.0, 4.0), (10.0, 2.0), (20.0, 1.5)]
+    assert race.seconds_to(3.0, curve) == 5
+    assert race.seconds_to(1.75, curve) == 15
+    assert race.seconds_to(1.4, curve) == math.inf
