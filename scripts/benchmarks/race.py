@@ -183,10 +183,10 @@ def theirs(
     """The same in PyTorch, as nanoGPT writes it."""
     import torch
 
-    from scripts.benchmarks.pytorch import TorchGPT
+    from scripts.benchmarks import pytorch
 
     torch.manual_seed(seed)
-    model = TorchGPT(config)
+    model = pytorch.TorchGPT(config)
     groups = decay_groups(model.named_parameters(), settings.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(settings.beta1, settings.beta2), fused=True)
     schedule = WarmupCosine(optimizer, settings.warmup_iters, settings.max_iters)
