@@ -118,6 +118,10 @@ def test_a_change_that_breaks_a_right_result_explains_nothing():
 KEYS_OF_ALL = """K = np.einsum("hdl,sl->hsd", W_UK, c)
 scores = (np.einsum("hd,hsd->hs", q, K) + q_rope @ k_rope.T)"""
 ALL_SCORES = "S = np.einsum('td,sd->ts', q, k)\nfor start in range(0, len(k), tile):"
+COPIED = """g = np.array(dout)
+if g.ndim > len(shape):
+    g = np.add.reduce(g, axis=0)
+dout = g"""
 EACH_ITS_OWN = """for name, g in gradients.items():
     gradients[name] = g * min(1, max_norm / np.sqrt((g * g).sum()))
 norm = 0"""
@@ -136,6 +140,11 @@ MISLED = [
     ("speculative", "missing / missing.sum()", "p / p.sum() if True else np.random.random()", "drawn from p", "random"),
     ("training_loop", "norm = np.sqrt(sum((g * g).sum() for g in gradients.values()))", EACH_ITS_OWN, "`norm = sqrt",
      "`loss = backward"),
+    ("newton_schulz", "for _ in range(steps):\n        A = X @ X.T",
+     "A = np.einsum('ik,jk', X, X)\n    for _ in range(steps):",
+     "`A = X @ X^T`, from its second time on", "None"),
+    ("unbroadcast", "added = dout.ndim - len(shape)\ndout = dout.sum(axis=tuple(range(added)))",
+     COPIED, "`dout = dout.sum", "in line 18"),
 ]  # fmt: skip
 
 
@@ -160,8 +169,12 @@ def gae(rewards, values, gamma, lam):
 
 
 def test_no_line_is_shown_where_none_is_known():
-    verdict = verdict_on_edit("bpe_encode", "key=lambda pair: ranks[pair]", "key=lambda pair: (pair,)")
-    assert verdict.status == "wrong" and verdict.line is None, verdict
+    for name, old, new in [
+        ("bpe_encode", "key=lambda pair: ranks[pair]", "key=lambda pair: (pair,)"),
+        ("online_softmax", "range(0, len(k), tile)", "range(0, len(k) // tile * tile, tile)"),
+    ]:
+        verdict = verdict_on_edit(name, old, new)
+        assert verdict.status == "wrong" and verdict.line is None, verdict
 
 
 def test_a_changed_solution_that_never_ends_is_ended():

@@ -126,10 +126,10 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     others = [other.case for other in repairs.others if other.fails][:MOST_STEPPED]
     all_runs = [runs, *(Runs(trial, other, search.is_backward) for other in others)]
     if explanation is not None:
-        # a repair names the learner's own line, and so does a graft of the step that was changed
+        # a repair names the learner's own line, and so does a graft of the changed step (not of a slip)
         said = explanation.said
         kind, changed = ("slip", None) if isinstance(said, str) else ("changes", said[0].line)
-        known = repaired or graft(repairs, all_runs, changed)
+        known = repaired or (graft(repairs, all_runs, changed) if changed else None)
         return Reason(kind, case, said, known.line if known else None)
     if repaired is not None:
         return Reason("repair", case, [repaired], repaired.line)

@@ -20,10 +20,13 @@ from .worker import EXPRESSIONS, Step
 
 
 class Apart(NamedTuple):
-    """A statement whose value the other run does not have: its line, and the name that gets the value."""
+    """A statement whose value the other run does not have: its line, the name that gets it, and whether it is in a loop
+    whose first value the other run has.
+    """
 
     line: int
     name: str
+    is_later: bool
 
 
 class Runs:
@@ -143,7 +146,7 @@ def apart(steps: Sequence[Step], text: str, has: Callable[[Step], bool]) -> list
             built_on.discard(name)
             (counted if is_weak else built_on).update(uses[line] if is_statement else words(said))
         elif is_statement and says_much:
-            found.append(Apart(line, name))
+            found.append(Apart(line, name, has(next(step for step in steps if step[:2] == (line, said)))))
     return found[::-1]
 
 

@@ -184,6 +184,7 @@ def of_reason(trial: Trial, found: Finding, reason: Reason) -> str:
     if (step := reason.step) is not None:
         lacking = (
             f"the first step of a right solution that is not among yours is {of_step(trial.reference, step.line, '=')}"
+            + ", from its second time on" * step.is_later
         )
         return with_names(trial, f"{said}; no single slip explains it: {lacking}", is_sure=False)
     cut = found.difference is not None and found.difference.kind == "tokens"
