@@ -61,6 +61,7 @@ STEPS = [
     ("adam", "np.sqrt(v_hat)", "np.sqrt(-1 - v_hat)", "`-1 - v_hat` stands where `v_hat` belongs", "p = p -"),
     ("gpt", 'norm(x, params, "norm") @', "x @", "`norm` is missing: `x` stands where", "logits ="),
     ("warmup_cosine", "math.pi * progress", "180 * progress", "belongs `cosine = (1 + cos(pi", "cosine ="),
+    ("relu", "ctx.x > 0", "(np.sign(ctx.x) + 1) / 2", "belongs `dx = dout * (x > 0)`", "dx ="),  # wrong at 0 only
     ("sgd", "weight_decay * p", "weight_decay * p * abs(p)", "stands where `weight_decay * p` belongs", "g = grad"),
     ("adam", "m / (1 - beta1**t)", "m / (1 - beta1**t) ** 3", "stands where `1 - beta1^t` belongs", "m_hat ="),
     ("sgd", "+ g\n", "+ (1 - momentum) * g\n", "`(1 - momentum) * g` stands where `g` belongs", "velocity ="),

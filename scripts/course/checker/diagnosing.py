@@ -22,6 +22,7 @@ makes a sentence of it.
 
 import copy
 import inspect
+import itertools
 import re
 from typing import Any, NamedTuple
 
@@ -123,14 +124,13 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     # together, below 7, which finds their line.
     if explanation is None and repaired is None:
         explanation = search.changes(usual=False)
-    others = [other.case for other in repairs.others if other.fails][:MOST_STEPPED]
-    all_runs = [runs, *(Runs(trial, other, search.is_backward) for other in others)]
+    all_runs = [runs, *itertools.islice(repairs.other_runs(fails=True), MOST_STEPPED)]
     if explanation is not None:
         # a repair names the learner's own line, and so does a graft of the changed step (not of a slip)
         said = explanation.said
-        kind, changed = ("slip", None) if isinstance(said, str) else ("changes", said[0].line)
-        known = repaired or (graft(repairs, all_runs, changed) if changed else None)
-        return Reason(kind, case, said, known.line if known else None)
+        kind, changed = ("slip", 0) if isinstance(said, str) else ("changes", said[0].line)
+        known = repaired or graft(repairs, all_runs, changed)
+        return Reason(kind, case, said, known and known.line)
     if repaired is not None:
         return Reason("repair", case, [repaired], repaired.line)
 
@@ -144,7 +144,7 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
     is_of_dtype = found.difference is not None and found.difference.kind == "dtype"
     if is_raised_elsewhere or is_of_dtype:
         grafted = None  # it would hide what is known already
-    line = grafted.line if grafted else None
+    line = grafted and grafted.line
     if diagnosis.kind not in VAGUE and found.kind != "error":
         return Reason("gradcheck", case_of_gradcheck(trial, found, case, diagnosis), (gradient, diagnosis), line)
     if grafted is not None:
@@ -155,14 +155,14 @@ def reason(trial: Trial, found: Finding, case: Case, first: Finding | None, witn
         return Reason("repair", seen_case, two, two[0].line)
 
     # Nothing explains it. What is left says where the numbers differ, and how.
-    step, step_case = first_lacking(trial, all_runs)
+    step, step_case = first_lacking(all_runs)
     if step is None or found.kind == "error" or found.difference is not None and found.difference.says_what:
         return Reason("finding", case)
     line = next((mine.line for mine in runs.yours if mine.name == step.name != "return"), None)
     return Reason("finding", step_case, None, line, step)
 
 
-def first_lacking(trial: Trial, all_runs: list[Runs]) -> tuple[Apart | None, Case]:
+def first_lacking(all_runs: list[Runs]) -> tuple[Apart | None, Case]:
     """The first right step that the learner lacks in any of some cases, and the case: elsewhere it may be there by
     chance. Not a step whose formula stands in the file: what goes into it is wrong. Nor one for which another case
     shows that the learner has another way. In a loop, what comes first in the text may be lacking from the second round
@@ -171,7 +171,7 @@ def first_lacking(trial: Trial, all_runs: list[Runs]) -> tuple[Apart | None, Cas
     replaced = set[int]().union(*(runs.replaced for runs in all_runs))
     lacking = []
     for runs in all_runs:
-        steps = [step for step in runs.right if step.line not in replaced and not stands(trial, step.line)]
+        steps = [step for step in runs.right if step.line not in replaced and not stands(runs.trial, step.line)]
         lacking += [(step, runs.case) for step in steps[:1]]  # the first one in time
     return min(lacking, key=lambda one: one[0].line, default=(None, all_runs[0].case))
 

@@ -1,19 +1,19 @@
 """Which line of the learner's file would be right with a value of a right solution?
 
 Where no small change of the file helps (repairing.py), what one statement computes is replaced by the value of one step
-of a right solution, in every round of a loop. If the result is right then, also in other cases in which it was wrong,
-this is the line, and the step's formula is what belongs there:
+of a right solution, in every round of a loop. If the result is right then, in other cases as well, this is the line,
+and the step's formula is what belongs there:
 
     h = policy_chosen - policy_rejected         with the values of  h = (policy_chosen - reference_chosen) - ...  right
 """
 
 import ast
+import itertools
 import re
 from typing import Any, NamedTuple
 
 from minigrad.gradcheck.mutations import target_of
 
-from .comparing import same
 from .repairing import Repairs
 from .steps import Runs, by_place, computing, stands, words
 from .trial import bare
@@ -37,7 +37,8 @@ def graft(repairs: Repairs, all_runs: list[Runs], of_line: int | None = None) ->
     """
     for place in places(repairs):
         for step in right_steps(repairs.runs):
-            if of_line in (None, step[0]) and all(fits(repairs, runs, place, step) for runs in all_runs):
+            cases = itertools.chain(all_runs, repairs.other_runs(fails=False))
+            if of_line in (None, step[0]) and all(fits(repairs, runs, place, step) for runs in cases):
                 known = same_form(repairs.runs, place, step) or stands(repairs.trial, step[0])
                 return None if of_line is None and known else Graft(place[0], *step)
     return None
@@ -76,10 +77,8 @@ def fits(repairs: Repairs, runs: Runs, place: Place, step: Place) -> bool:
     """Whether the result of a case is right with the values of a right step in the place of the learner's."""
     mine, values = by_place(runs.steps).get(place, []), by_place(runs.right_steps).get(step, [])
     values = values * len(mine) if len(values) == 1 else values
-    if not mine or len(mine) != len(values) or same(mine, values):
-        return False
-    given: Any = [*place, values]
-    return repairs.is_right(runs, runs.trial.recorded(runs.trial.text, runs.case, runs.douts, 0, given)[0])
+    given = [*place, values] if len(mine) == len(values) else None
+    return repairs.helps(runs.trial.text, runs, given)
 
 
 def same_form(runs: Runs, place: Place, step: Place) -> bool:

@@ -62,13 +62,19 @@ class Repairs:
                 others.append(Other(case, douts, trial.run(case, douts), goal, found is not None))
         return others
 
+    def other_runs(self, fails: bool) -> Iterator[Runs]:
+        """The runs of the other cases that fail, or of those that are right."""
+        for other in self.others:
+            if other.fails is fails:
+                yield Runs(self.trial, other.case, self.runs.douts is not None)
+
     def is_right_at_first(self) -> bool:
         """Whether the file is right when it runs for the first time."""
         return self.runs.answer.raised is None and self.is_right(self.runs, self.runs.answer)
 
-    def helps(self, program: str, each: Any) -> bool:
-        """Whether a changed file is right in a case."""
-        return self.is_right(each, self.trial.recorded(program, each.case, each.douts, 0)[0])
+    def helps(self, program: str, each: Any, given: Any = None) -> bool:
+        """Whether a changed file is right in a case. given: see Recording."""
+        return self.is_right(each, self.trial.recorded(program, each.case, each.douts, 0, given)[0])
 
     def is_right(self, each: Any, answer: Answer) -> bool:
         """Whether the result that was wrong is right in an answer; the others must be, too, or as they were before."""
