@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-LIMITS = {"minigrad": 86_000, "gpt": 64_600, "finetune": 47_700, "scripts": 214_240, "tests": 303_500}
+LIMITS = {"minigrad": 86_000, "gpt": 64_600, "finetune": 47_700, "scripts": 214_600, "tests": 303_500}
 LIMIT_OF_PAGES = 3480  # lines of JavaScript, CSS and HTML, all in scripts/
 WRITTEN_BY_A_PROGRAM = ("golden", "measured", "assets.json", "names.json")
 HAS_DOCSTRING = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
