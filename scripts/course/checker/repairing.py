@@ -109,9 +109,17 @@ class Repairs:
             tried = itertools.islice(self.possible(runs, places, is_apart), most)
             fits = [one for one in tried if self.helps(one.program, self.runs)]
             for change, program, _ in sorted(fits, key=lambda one: (one.is_elsewhere, one.change.rank)):
-                if all(self.helps(program, other) for other in self.others):
+                if all(self.helps(program, other) for other in self.others) and self.keeps_forward(program):
                     return change
         return None
+
+    def keeps_forward(self, program: str) -> bool:
+        """Whether forward, if backward is what is wrong, gives what it gave: it may call the function that changed."""
+        if self.runs.douts is None:
+            return True
+        case, tolerance = self.runs.case, self.trial.check.tolerance
+        answer = self.trial.recorded(program, case, None, 0)[0]
+        return answer.raised is None and same(answer.value, self.trial.reference.run(case).value, tolerance)
 
     def two_changes(self) -> list[Change]:
         """Two changes after which the file is right: after the first, what was wrong first is right; [] for none."""

@@ -36,6 +36,7 @@ p = p - lr * m_hat / (np.sqrt(v_hat) + eps)  # downhill
 SLIPS = [
     ("/ (1 - beta1**t)  # bias correction\nv_hat = v / (1 - beta2**t)", "\nv_hat = v",
      "the bias correction is missing: divide m by 1 - beta1^t, v by 1 - beta2^t"),
+    ("m_hat = m", "m_hat = m = m", "m is returned with its correction, and the next step would correct it again"),
     ("**t)", "**(t + 1))", "t is counted once too often: it is 1 in the first step already"),
     ("**t)", "**(t - 1))", "t is counted too low: it is 1 in the first step, so the corrections take t, not t - 1"),
 ]  # fmt: skip

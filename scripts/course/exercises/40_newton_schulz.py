@@ -41,6 +41,8 @@ SLIPS = [
      "this is U V^T itself, from an SVD, which is slow: take `steps` steps of the polynomial"),
     ("(b * A + c * A @ A) @ X", "b * X**3 + c * X**5",
      "these are powers of each element: X X^T X is a product of matrices"),
+    ("for _ in range(steps):\n    A = X @ X.T", "A = X @ X.T\nfor _ in range(steps):",
+     "A is computed once: X changes in each step, and A = X X^T with it"),
 ]  # fmt: skip
 
 cases = st.builds(Case, shapes(2, 2).flatmap(values).filter(np.any), st.integers(1, 5))

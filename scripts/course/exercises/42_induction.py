@@ -36,6 +36,8 @@ SLIPS = [
      "the token after s is compared: it must be the one before s"),
     ("np.tri(length, dtype=bool)", "np.tri(length, k=-1, dtype=bool)",
      "place t itself counts, if the token before it is the same one: s <= t"),
+    ("follows[:, 1:] = ids[:, None] == ids[None, :-1]", "follows = ids[:, None] == np.roll(ids, 1)",
+     "place 0 is compared with the last token: before it is none, so its column is False"),
 ]  # fmt: skip
 
 EXERCISE = Exercise(
