@@ -88,9 +88,10 @@ def lines(row: dict[str, Any]) -> list[str]:
     for side, found in row["race"].items():
         seconds, loss = np.median([curve[-1] for curve in found["curves"]], axis=0)
         reached = sorted(seconds_to(row["goal"], curve) for curve in found["curves"])
+        when = f"after {np.median(reached):4.0f} s ({reached[0]:.0f} to {reached[-1]:.0f})"
         printed.append(
             f"{side:<24} rate {found['rate']:g} | loss {loss:.3f} after {seconds:4.0f} s"
-            f" | at the goal after {np.median(reached):4.0f} s ({reached[0]:.0f} to {reached[-1]:.0f})"
+            f" | at the goal {'never' if reached[0] == math.inf else when}"
         )
     return printed
 

@@ -138,12 +138,18 @@ MISLED = [
     ("online_softmax", "for start in range(0, len(k), tile):", ALL_SCORES, "(T, S) matrix of scores", "not among"),
     ("induction", "follows[:, 1:] = ids[:, None] == ids[None, :-1]", "follows = ids[:, None] == np.roll(ids, 1)",
      "before it is none", "belongs `follows &="),
+    ("induction", "follows[:, 1:] = ids[:, None] == ids[None, :-1]",
+     "follows = ids[:, None] == np.append(ids[:1], ids[:-1])", "`follows[:, 1:] = ids", "belongs `follows &="),
     ("speculative", "missing / missing.sum()", "p / p.sum() if True else np.random.random()", "drawn from p", "random"),
     ("training_loop", "norm = np.sqrt(sum((g * g).sum() for g in gradients.values()))", EACH_ITS_OWN, "`norm = sqrt",
      "`loss = backward"),
     ("newton_schulz", "for _ in range(steps):\n        A = X @ X.T",
      "A = np.einsum('ik,jk', X, X)\n    for _ in range(steps):",
      "A is computed once", "None"),
+    ("newton_schulz", "for _ in range(steps):\n        A = X @ X.T",
+     "first = np.einsum('ik,jk', X, X)\n    for i in range(steps):\n"
+     "        A = [first, first, first, *[np.einsum('ik,jk', X, X)] * steps][i]",
+     "`A = X @ X^T`, from its second time on", "None"),
     ("unbroadcast", "added = dout.ndim - len(shape)\ndout = dout.sum(axis=tuple(range(added)))",
      COPIED, "`dout = dout.sum", "in line 18"),
 ]  # fmt: skip
@@ -153,6 +159,21 @@ MISLED = [
 def test_nobody_is_sent_elsewhere(name, old, new, words, never):
     diagnosis = verdict_on_edit(name, old, new).diagnosis
     assert words in diagnosis and never not in diagnosis, diagnosis
+
+
+HELPER = """
+
+def log_sigmoid(z):
+    return -np.logaddexp(0, -z)
+"""
+
+
+def test_a_repair_of_backward_leaves_forward_right():
+    exercise = exercise_named("bradley_terry")
+    text = exercise.completed("0.5 * (1 + np.tanh(-ctx.d / 2))", "np.exp(log_sigmoid(ctx.d))") + HELPER
+    text = text.replace("return np.logaddexp(0, -ctx.d)", "return -log_sigmoid(ctx.d)")
+    verdict = processes.judge(exercise, text.encode(), Path("planted.py"))
+    assert "log_sigmoid(ctx.d)" in verdict.code and "logaddexp" not in verdict.code, verdict
 
 
 def test_a_loop_that_walks_forwards_is_not_a_missing_term():

@@ -114,7 +114,7 @@ class Repairs:
         return None
 
     def keeps_forward(self, program: str) -> bool:
-        """Whether forward, if backward is what is wrong, gives what it gave: it may call the function that changed."""
+        """Whether forward stays right, where backward is what is wrong: both may call the function that changed."""
         if self.runs.douts is None:
             return True
         case, tolerance = self.runs.case, self.trial.check.tolerance
